@@ -1,0 +1,101 @@
+"""Writing whole or not at all, and hashing. Nothing here knows what the bytes mean."""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success rename it over `path`, on failure remove it.
+
+    A killed process leaves at most a hidden `.name.*.tmp`, never half a file; `sweep` clears those.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed writer left behind in `folder`."""
+    for leftover in folder.rglob(".*.tmp"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> bool:
+    """Write atomically unless the file has these bytes already; returns whether it was written.
+
+    A file with other bytes is replaced by a new one: DVC's cache links are never written through.
+    """
+    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        return False
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+    return True
+
+
+def to_json(data: Any) -> bytes:
+    """Sorted, indented, newline at the end; numpy numbers allowed; NaN and infinities become null."""
+    return (json.dumps(_plain(data), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def write_json(path: Path, data: Any) -> bool:
+    return write_bytes(path, to_json(data))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def write_table(path: Path, table: pa.Table) -> bool:
+    """An Arrow table as Parquet (zstd); equal tables give equal bytes. Returns whether the file changed."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd", store_schema=False)
+    return write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def write_array(path: Path, array: np.ndarray[Any, Any]) -> bool:
+    """An array as .npy, to be memory-mapped. Returns whether the file changed."""
+    sink = pa.BufferOutputStream()
+    np.lib.format.write_array(sink, np.ascontiguousarray(array), allow_pickle=False)
+    return write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(data: Any) -> str:
+    return hashlib.sha256(to_json(data)).hexdigest()

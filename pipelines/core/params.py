@@ -1,0 +1,502 @@
+"""The city as data: params.yaml and window.yaml, parsed once into frozen models.
+
+An unknown key, a wrong type or an impossible combination is a `UserError` of one line that names
+the file, the key path and the nearest valid key.
+"""
+
+import datetime as dt
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from pipelines.core.errors import UserError, nearest
+
+PARAMS = "params.yaml"
+WINDOW = "window.yaml"
+_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def parse_duration(text: Any) -> dt.timedelta:
+    """`5min`, `1h`, `2d` … as a timedelta. Raises ValueError for anything else."""
+    if isinstance(text, dt.timedelta):
+        return text
+    match = re.fullmatch(r"(\d+)\s*(s|min|h|d|w)", str(text).strip())
+    if not match or int(match[1]) == 0:
+        raise ValueError(f"{text!r} is not a duration; write a whole number and s, min, h, d or w, such as 15min")
+    return dt.timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+
+
+def parse_instant(text: Any) -> dt.datetime:
+    """An ISO date or date-time as an aware UTC datetime; one without a zone is UTC. Raises ValueError."""
+    if isinstance(text, dt.datetime) and text.tzinfo is not None:
+        return text.astimezone(dt.UTC)
+    if not isinstance(text, str):
+        raise ValueError(f'write the date in quotes: "{text}" (DVC stops at an unquoted date)')
+    try:
+        value = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f'{text!r} is not a date; write it as "2025-03-01" or "2025-03-01T06:00:00Z"') from None
+    return value.astimezone(dt.UTC) if value.tzinfo else value.replace(tzinfo=dt.UTC)
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", text):
+        raise ValueError(f"{text!r} is not a name; use small letters, digits and _, beginning with a letter")
+    return text
+
+
+def _timezone(text: str) -> str:
+    import zoneinfo
+
+    try:
+        zoneinfo.ZoneInfo(text)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"{text!r} is not a time zone; write an IANA name such as Europe/Paris") from None
+    return text
+
+
+Duration = Annotated[dt.timedelta, BeforeValidator(parse_duration)]
+Instant = Annotated[dt.datetime, BeforeValidator(parse_instant)]
+Name = Annotated[str, AfterValidator(_name)]
+Zone = Annotated[str, AfterValidator(_timezone)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Model(BaseModel):
+    """Frozen; an unknown key is an error that suggests the nearest valid one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
+        return data
+
+
+class City(Model):
+    """What is true of the whole city. `seed` is the simulator's; `holidays` are local dates."""
+
+    name: Name
+    timezone: Zone = "UTC"
+    seed: int = 0
+    holidays: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _holidays(self) -> "City":
+        for day in self.holidays:
+            parse_instant(day)
+        return self
+
+
+class Kind(Model):
+    """One quantity a source measures. `label` marks what is known afterwards and is never a model input."""
+
+    unit: str
+    range: tuple[float, float]
+    aggregate: Literal["mean", "sum", "max", "min", "last"] = "mean"
+    label: bool = False
+    stuck_after: Duration | Literal["never"] | None = None
+    """A value unchanged for so long is a fault. None: the contract's; `never`: constant values are normal."""
+    constant_ok: tuple[float, ...] = ()
+    """Values that may hold for any time (a closed road's 0, no rain)."""
+    spikes: bool = True
+    """Whether sudden single values are checked."""
+    mixups: tuple[str, ...] = ()
+    """Units that a sensor of this kind is sometimes wrongly set to; see `pipelines.core.units`."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Kind":
+        if not self.range[0] < self.range[1]:
+            raise ValueError(f"range {list(self.range)} must be [low, high] with low < high")
+        return self
+
+
+class Coverage(Model):
+    """Least share of expected records, by sensor over the whole window and by day over all sensors."""
+
+    sensor: Fraction = 0.5
+    day: Fraction = 0.5
+
+
+class Bounds(Model):
+    """Where sensors may stand, in degrees."""
+
+    south: float = -90
+    west: float = -180
+    north: float = 90
+    east: float = 180
+
+
+class Contract(Model):
+    """What a department promises of its feed. Broken batches stop the run; broken records are quarantined."""
+
+    freshness: Duration = dt.timedelta(days=1)
+    """The newest record is at most this much older than the window's end."""
+    max_gap: Duration = dt.timedelta(hours=6)
+    """A longer gap in one channel is counted and reported."""
+    max_quarantined: Fraction = 0.2
+    """Share of records in quarantine over the whole window above which the batch is broken."""
+    coverage: Coverage = Coverage()
+    stuck_after: Duration = dt.timedelta(hours=6)
+    spike_sigma: Annotated[float, Field(gt=0)] = 6.0
+    clock_tolerance: Fraction = 0.1
+    """How far from the grid a record's time may lie, as a share of the step; 1 switches the check off."""
+    bounds: Bounds = Bounds()
+
+
+class Privacy(Model):
+    """Applied in ingest, before anything is written."""
+
+    drop: tuple[str, ...] = ()
+    """Sensor-table columns left out."""
+    hash_sensors: bool = False
+    """Sensor ids become a keyed hash (HMAC-SHA-256 under CITYLOOP_HASH_KEY)."""
+    coarsen_location: float | None = Field(default=None, gt=0)
+    """Latitude and longitude are rounded to this many degrees."""
+
+
+class Faults(Model):
+    """Expected share of records the simulator spoils, by fault. Zeroes give a clean city."""
+
+    missing: Fraction = 0.01
+    duplicate: Fraction = 0.003
+    stuck: Fraction = 0.01
+    spike: Fraction = 0.002
+    out_of_range: Fraction = 0.001
+    clock_skew: Fraction = 0.004
+    unit_mixup: Fraction = 0.004
+
+
+class SimulatorRead(Model):
+    """The embedded city; `feed` is which of its departments this source is."""
+
+    connector: Literal["simulator"]
+    feed: Literal["traffic", "air", "energy", "water"]
+    sensors: Positive | None = None
+    faults: Faults = Faults()
+
+
+class TimeSplit(Model):
+    """Time spread over several columns."""
+
+    year: str
+    month: str
+    day: str
+    hour: str | None = None
+    minute: str | None = None
+
+
+class SensorTable(Model):
+    """A file about the sensors; missing columns stay empty."""
+
+    path: str
+    sha256: str | None = None
+    sensor: str = "sensor"
+    latitude: str | None = "latitude"
+    longitude: str | None = "longitude"
+    district: str | None = None
+
+
+class GraphFile(Model):
+    """A road graph: `matrix` (weights, rows and columns in the order of the sensor table) or `edges`."""
+
+    path: str
+    sha256: str | None = None
+    form: Literal["matrix", "edges"] = "matrix"
+    source: str = "from"
+    target: str = "to"
+    weight: str | None = "weight"
+
+
+class FilesRead(Model):
+    """Files as cities have them. `{data}` in a path is the folder named by CITYLOOP_DATA."""
+
+    connector: Literal["files"]
+    path: str
+    """A local path, a glob, or any fsspec URL; a URL needs `sha256`."""
+    sha256: str | None = None
+    format: Literal["csv", "parquet", "npz", "hdf5"] | None = None
+    """None: by the file's ending."""
+    layout: Literal["wide", "long", "station"] = "long"
+    """wide: a column a sensor, one kind (or `columns`); long: a row a record; station: a row a moment, a column a kind."""
+    time: str | TimeSplit | None = None
+    """None for a wide file without time: then `first` and the source's `step` say when."""
+    time_format: str | None = None
+    """A strptime pattern; None: ISO 8601."""
+    timezone: Zone = "UTC"
+    first: Instant | None = None
+    sensor: str | None = None
+    """long and station: the column with the sensor's id. station without one: the file name, see `sensor_pattern`."""
+    sensor_pattern: str | None = None
+    """A regular expression on the file name whose first group is the sensor's id."""
+    kind: str | None = None
+    """long: the column with the kind. wide: the kind of all columns (when `columns` is empty)."""
+    value: str | None = None
+    columns: dict[str, str] = {}
+    """station: column → kind. wide: column → sensor/kind."""
+    skip: tuple[str, ...] = ()
+    na: tuple[str, ...] = ("", "NA", "NaN", "nan", "null", "None", "-")
+    separator: str = ","
+    dataset: str | None = None
+    """The array in an .npz, or the key in an HDF5 file."""
+    sensors: SensorTable | None = None
+    graph: GraphFile | None = None
+
+
+class Source(Model):
+    """One feed of one modality, and its data contract."""
+
+    modality: Literal["series", "image", "text"] = "series"
+    department: str
+    about: str = ""
+    start: Instant
+    validation_from: Instant
+    test_from: Instant
+    step: Duration
+    read: Annotated[SimulatorRead | FilesRead, Field(discriminator="connector")]
+    kinds: dict[Name, Kind] = Field(min_length=1)
+    contract: Contract = Contract()
+    privacy: Privacy = Privacy()
+
+    @model_validator(mode="after")
+    def _dates(self) -> "Source":
+        if not self.start < self.validation_from < self.test_from:
+            raise ValueError("dates must run start < validation_from < test_from")
+        if dt.timedelta(days=1) % self.step:
+            raise ValueError("step must divide a day")
+        return self
+
+
+class Corpus(Model):
+    """What a backbone may learn from. `until` moves a source's cut earlier than its `test_from`, never later."""
+
+    until: dict[Name, Instant] = {}
+
+
+class Trainer(Model):
+    """How long and on what to train. Everything else is derived."""
+
+    steps: Positive = 300
+    batch: Positive = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    patience: Positive = 4
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: Positive | Literal["auto"] = 1
+    nodes: Positive = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+
+
+class Backbone(Model):
+    """A model pretrained without labels on every source of one modality."""
+
+    modality: Literal["series", "image", "text"] = "series"
+    size: Literal["tiny", "small", "base", "large"] = "tiny"
+    corpus: Corpus = Corpus()
+    pretrain: Trainer = Trainer()
+
+
+class Select(Model):
+    """Some kinds of a source; no kinds means all that are not labels."""
+
+    source: Name
+    kinds: tuple[Name, ...] = ()
+
+
+class Classes(Model):
+    """Classes as ranges of value ÷ the channel's reference (its 90th percentile on training data)."""
+
+    names: tuple[str, ...]
+    edges: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _shape(self) -> "Classes":
+        if len(self.edges) != len(self.names) - 1 or list(self.edges) != sorted(set(self.edges)):
+            raise ValueError("edges must be increasing and one fewer than names")
+        return self
+
+
+class Finetune(Trainer):
+    """`head`: the backbone stays frozen. `scratch`: no pretrained weights, for comparison."""
+
+    method: Literal["full", "head"] = "full"
+    scratch: bool = False
+
+
+class Evaluate(Model):
+    """Scoring of the frozen test; `stride` is how far apart forecasts are issued (default: the horizon)."""
+
+    stride: Duration | None = None
+    bootstrap: Positive = 500
+
+
+class Gate(Model):
+    """Conditions before anyone may approve."""
+
+    enabled: bool = True
+    min_gain: float = 0.0
+
+
+class Task(Model):
+    """A department's question."""
+
+    department: str
+    question: str
+    objective: Literal["forecast", "classify", "anomaly"]
+    backbone: Name
+    target: Select
+    inputs: tuple[Select, ...] = ()
+    context: Duration
+    horizon: Duration
+    classes: Classes | None = None
+    label: Name | None = None
+    """anomaly: the target source's label kind, used to choose the threshold and to score, never as an input."""
+    finetune: Finetune = Finetune()
+    evaluate: Evaluate = Evaluate()
+    gate: Gate = Gate()
+
+    @model_validator(mode="after")
+    def _objective(self) -> "Task":
+        if (self.objective == "classify") != (self.classes is not None):
+            raise ValueError("`classes` belongs to objective classify, and it needs them")
+        if self.label and self.objective != "anomaly":
+            raise ValueError("`label` belongs to objective anomaly")
+        return self
+
+
+class Params(Model):
+    """Everything in params.yaml, and the window's end of each source."""
+
+    city: City
+    sources: dict[Name, Source] = Field(min_length=1)
+    backbones: dict[Name, Backbone] = {}
+    tasks: dict[Name, Task] = {}
+    window: dict[Name, Instant] = {}
+
+    @model_validator(mode="after")
+    def _references(self) -> "Params":
+        for name, backbone in self.backbones.items():
+            for source, until in backbone.corpus.until.items():
+                at = f"backbones.{name}.corpus.until.{source}"
+                cut = self._source(source, at).test_from
+                if until > cut:
+                    raise ValueError(f"{at}: {until:%Y-%m-%d} is past the source's test_from {cut:%Y-%m-%d}")
+        for name, task in self.tasks.items():
+            at = f"tasks.{name}"
+            if task.backbone not in self.backbones:
+                raise ValueError(
+                    f"{at}.backbone: no backbone {task.backbone!r}; {nearest(task.backbone, self.backbones)}"
+                )
+            self._select(task.target, f"{at}.target")
+            for i, chosen in enumerate(task.inputs):
+                self._select(chosen, f"{at}.inputs.{i}")
+            source = self.sources[task.target.source]
+            if task.label and not (task.label in source.kinds and source.kinds[task.label].label):
+                raise ValueError(f"{at}.label: {task.label!r} is not a kind with `label: true` of {task.target.source}")
+            for key in ("context", "horizon"):
+                if getattr(task, key) % source.step:
+                    raise ValueError(f"{at}.{key}: not a multiple of the source's step")
+            modality = self.backbones[task.backbone].modality
+            if modality != source.modality:
+                raise ValueError(f"{at}.backbone: {task.backbone!r} is for {modality}, the target is {source.modality}")
+        return self
+
+    def _source(self, name: str, at: str) -> Source:
+        if name not in self.sources:
+            raise ValueError(f"{at}: no source {name!r}; {nearest(name, self.sources)}")
+        return self.sources[name]
+
+    def _select(self, chosen: Select, at: str) -> None:
+        source = self._source(chosen.source, f"{at}.source")
+        for kind in chosen.kinds:
+            if kind not in source.kinds:
+                raise ValueError(f"{at}.kinds: {chosen.source} has no {kind!r}; {nearest(kind, source.kinds)}")
+
+    def kinds(self, chosen: Select) -> tuple[str, ...]:
+        """The kinds a selection means, labels left out unless named."""
+        source = self.sources[chosen.source]
+        return chosen.kinds or tuple(k for k, spec in source.kinds.items() if not spec.label)
+
+    def window_end(self, source: str) -> dt.datetime:
+        """Where `source`'s window ends. Raises UserError if window.yaml does not say."""
+        if source not in self.window:
+            raise UserError(f"{WINDOW}: no window end for source {source!r}; run `cityloop window --until DATE`")
+        return self.window[source]
+
+    @cached_property
+    def by_modality(self) -> dict[str, list[str]]:
+        """Source names by modality, in the order of params.yaml."""
+        groups: dict[str, list[str]] = {}
+        for name, source in self.sources.items():
+            groups.setdefault(source.modality, []).append(name)
+        return groups
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, which YAML would silently let win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping. Raises UserError naming file and line when it is missing, malformed or not a mapping."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            data = yaml.load(file, _Loader)  # noqa: S506 (a SafeLoader subclass)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run cityloop in the folder that has it, or name it with -C") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected a mapping of keys, found {type(data).__name__}")
+    return data
+
+
+def load(root: Path = Path()) -> Params:
+    """Read params.yaml and window.yaml of the city in `root`. Raises UserError, one line for the first fault."""
+    data = read_yaml(root / PARAMS)
+    if "window" in data:
+        raise UserError(f"{root / PARAMS}: window: unknown key; window ends belong in {WINDOW}")
+    window = read_yaml(root / WINDOW) if (root / WINDOW).exists() else {}
+    try:
+        params = Params.model_validate({**data, "window": window})
+    except ValidationError as error:
+        raise UserError(_one_line(error, root)) from None
+    for name in window:
+        if name not in params.sources:
+            raise UserError(f"{root / WINDOW}: {name}: no such source; {nearest(name, params.sources)}")
+    return params
+
+
+def _one_line(error: ValidationError, root: Path) -> str:
+    first = error.errors()[0]
+    loc = [str(part) for part in first["loc"] if part not in ("simulator", "files", "[key]")]
+    file = root / PARAMS
+    if loc and loc[0] == "window":
+        file, loc = root / WINDOW, loc[1:]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        message = "missing; this key is required"
+    elif first["type"] not in ("value_error", "union_tag_invalid", "union_tag_not_found"):
+        message += f" (found {str(first['input'])[:60]!r})"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{file}: {'.'.join(loc)}{': ' if loc else ''}{message}{more}"

@@ -1,0 +1,51 @@
+"""Connectors: one file each, one shape. `open_feed` finds the one a source names and opens it.
+
+A connector module has one function:
+
+    def read(source: Source, city: City, window: Window) -> Feed
+
+It raises `UserError` for what the user can mend (a missing file, a wrong column, a bad checksum).
+Records may come in any order within and across batches; ingest sorts them into days. Everything
+before `window.start` or from `window.end` on is dropped by ingest, so a connector may over-deliver.
+"""
+
+import datetime as dt
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from pipelines.core.params import City, Source
+from pipelines.core.records import EDGES
+
+
+class Window(NamedTuple):
+    """Half-open, UTC."""
+
+    start: dt.datetime
+    end: dt.datetime
+
+
+class Batch(NamedTuple):
+    """Up to about a million records (schema RECORDS), and what was spoiled in them (schema TRUTH) if known."""
+
+    records: pa.Table
+    truth: pa.Table | None = None
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a connector delivers: the sensors table, batches of records, and a road graph where there is one."""
+
+    sensors: pa.Table
+    batches: Iterator[Batch]
+    edges: pa.Table = field(default_factory=EDGES.empty_table)
+
+
+def open_feed(source: Source, city: City, window: Window) -> Feed:
+    """Open the connector named by `source.read.connector`."""
+    module = importlib.import_module(f"pipelines.sources.{source.read.connector}")
+    feed: Feed = module.read(source, city, window)
+    return feed

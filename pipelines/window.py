@@ -1,0 +1,30 @@
+"""Where each source's window ends: the one thing a scheduled run changes."""
+
+from pathlib import Path
+
+from pipelines.core import files, params
+from pipelines.core.errors import UserError, nearest
+
+HEAD = "# Machine-written: where each source's window ends.\n"
+
+
+def run(sources: tuple[str, ...], until: str, *, root: Path = Path()) -> None:
+    """Write `until` (ISO, UTC) as the window's end of `sources`, or of all. Raises UserError for an unknown source or date."""
+    city = params.load(root)
+    for name in sources:
+        if name not in city.sources:
+            raise UserError(f"no source {name!r} in {root / params.PARAMS}; {nearest(name, city.sources)}")
+    try:
+        end = params.parse_instant(until)
+    except ValueError as error:
+        raise UserError(f"--until: {error}") from None
+    ends = {**city.window, **dict.fromkeys(sources or tuple(city.sources), end)}
+    for name in sources or tuple(city.sources):
+        if end <= city.sources[name].start:
+            raise UserError(f"--until {until}: the window of {name} starts on {city.sources[name].start:%Y-%m-%d}; give a later date")
+    lines = [f'{name}: "{_text(end)}"\n' for name, end in sorted(ends.items())]
+    files.write_bytes(root / params.WINDOW, (HEAD + "".join(lines)).encode())
+
+
+def _text(end: object) -> str:
+    return f"{end:%Y-%m-%d}" if f"{end:%H:%M:%S}" == "00:00:00" else f"{end:%Y-%m-%dT%H:%M:%SZ}"
