@@ -427,6 +427,16 @@ class Params(Model):
         source = self.sources[chosen.source]
         return chosen.kinds or tuple(k for k, spec in source.kinds.items() if not spec.label)
 
+    def source(self, name: str) -> Source:
+        """The source of that name. Raises UserError with the nearest name, as do `backbone` and `task`."""
+        return _find(self.sources, name, "source")
+
+    def backbone(self, name: str) -> Backbone:
+        return _find(self.backbones, name, "backbone")
+
+    def task(self, name: str) -> Task:
+        return _find(self.tasks, name, "task")
+
     def window_end(self, source: str) -> dt.datetime:
         """Where `source`'s window ends. Raises UserError if window.yaml does not say."""
         if source not in self.window:
@@ -440,6 +450,12 @@ class Params(Model):
         for name, source in self.sources.items():
             groups.setdefault(source.modality, []).append(name)
         return groups
+
+
+def _find(group: dict[str, Any], name: str, what: str) -> Any:
+    if name not in group:
+        raise UserError(f"no {what} {name!r} in {PARAMS}; {nearest(name, group)}")
+    return group[name]
 
 
 class _Loader(yaml.SafeLoader):
