@@ -12,9 +12,17 @@ from pipelines.core.errors import UserError
 
 STAGES = {
     "ingest": ("SOURCE", "Fetch a source's window into day files under data/raw/.", "cityloop ingest traffic"),
-    "validate": ("SOURCE", "Hold a source to its contract; split it into validated and quarantine.", "cityloop validate air"),
+    "validate": (
+        "SOURCE",
+        "Hold a source to its contract; split it into validated and quarantine.",
+        "cityloop validate air",
+    ),
     "features": ("SOURCE", "Put a validated source on its regular grid.", "cityloop features energy"),
-    "corpus": ("BACKBONE", "Collect what a backbone may learn from: each source up to its cut.", "cityloop corpus series"),
+    "corpus": (
+        "BACKBONE",
+        "Collect what a backbone may learn from: each source up to its cut.",
+        "cityloop corpus series",
+    ),
     "pretrain": ("BACKBONE", "Pretrain a backbone on its corpus, without labels.", "cityloop pretrain series"),
     "join": ("TASK", "Put a task's target and inputs on one grid.", "cityloop join traffic_speed"),
     "finetune": ("TASK", "Adapt the backbone to a task and export the bundle.", "cityloop finetune traffic_speed"),
@@ -39,7 +47,13 @@ class Command(click.Command):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: cityloop ingest traffic. The whole graph: dvc repro, then cityloop register --all.",
 )
-@click.option("-C", "--root", type=click.Path(file_okay=False, path_type=Path), default=Path(), help="The city's folder, with params.yaml.")
+@click.option(
+    "-C",
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="The city's folder, with params.yaml.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
 @click.version_option(package_name="cityloop")
 @click.pass_context

@@ -21,7 +21,9 @@ def run(sources: tuple[str, ...], until: str, *, root: Path = Path()) -> None:
     ends = {**city.window, **dict.fromkeys(sources or tuple(city.sources), end)}
     for name in sources or tuple(city.sources):
         if end <= city.sources[name].start:
-            raise UserError(f"--until {until}: the window of {name} starts on {city.sources[name].start:%Y-%m-%d}; give a later date")
+            raise UserError(
+                f"--until {until}: the window of {name} starts on {city.sources[name].start:%Y-%m-%d}; give a later date"
+            )
     lines = [f'{name}: "{_text(end)}"\n' for name, end in sorted(ends.items())]
     files.write_bytes(root / params.WINDOW, (HEAD + "".join(lines)).encode())
 

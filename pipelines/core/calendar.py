@@ -35,7 +35,16 @@ def features(times: Array, zone: str, holidays: tuple[str, ...] = ()) -> Array:
     weekday = (local // 86400 + 3) % 7  # 1970-01-01 was a Thursday; 0 is Monday
     week = 2 * np.pi * ((local + 3 * 86400) % 604800) / 604800
     off = np.isin(local // 86400, [int(np.datetime64(h, "D").astype(np.int64)) for h in holidays])
-    columns = [np.sin(day), np.cos(day), np.sin(2 * day), np.cos(2 * day), np.sin(week), np.cos(week), weekday >= 5, off]
+    columns = [
+        np.sin(day),
+        np.cos(day),
+        np.sin(2 * day),
+        np.cos(2 * day),
+        np.sin(week),
+        np.cos(week),
+        weekday >= 5,
+        off,
+    ]
     return np.stack(columns, axis=-1).astype(np.float32)
 
 

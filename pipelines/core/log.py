@@ -24,8 +24,8 @@ def setup(verbose: bool = False) -> None:
 def room(name: str, key: str) -> Iterator[dict[str, Any]]:
     """Time a room. What is put into the yielded dict (counts, mostly) is told at the end.
 
-        with log.room("ingest", "traffic") as told:
-            told["records"] = 806_400
+    with log.room("ingest", "traffic") as told:
+        told["records"] = 806_400
     """
     started = time.perf_counter()
     told: dict[str, Any] = {}

@@ -400,15 +400,15 @@ class Params(Model):
             self._select(task.target, f"{at}.target")
             for i, chosen in enumerate(task.inputs):
                 self._select(chosen, f"{at}.inputs.{i}")
-            source = self.sources[task.target.source]
-            if task.label and not (task.label in source.kinds and source.kinds[task.label].label):
+            target = self.sources[task.target.source]
+            if task.label and not (task.label in target.kinds and target.kinds[task.label].label):
                 raise ValueError(f"{at}.label: {task.label!r} is not a kind with `label: true` of {task.target.source}")
             for key in ("context", "horizon"):
-                if getattr(task, key) % source.step:
+                if getattr(task, key) % target.step:
                     raise ValueError(f"{at}.{key}: not a multiple of the source's step")
             modality = self.backbones[task.backbone].modality
-            if modality != source.modality:
-                raise ValueError(f"{at}.backbone: {task.backbone!r} is for {modality}, the target is {source.modality}")
+            if modality != target.modality:
+                raise ValueError(f"{at}.backbone: {task.backbone!r} is for {modality}, the target is {target.modality}")
         return self
 
     def _source(self, name: str, at: str) -> Source:
@@ -464,7 +464,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen and key != "<<":
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             seen.add(key)

@@ -7,10 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-RECORDS = pa.schema([("time", pa.timestamp("us", "UTC")), ("sensor", pa.string()), ("kind", pa.string()), ("value", pa.float64())])
+RECORDS = pa.schema(
+    [("time", pa.timestamp("us", "UTC")), ("sensor", pa.string()), ("kind", pa.string()), ("value", pa.float64())]
+)
 """series: one measured value; `value` may be null or NaN when the feed said so."""
 
-SENSORS = pa.schema([("sensor", pa.string()), ("latitude", pa.float64()), ("longitude", pa.float64()), ("district", pa.string())])
+SENSORS = pa.schema(
+    [("sensor", pa.string()), ("latitude", pa.float64()), ("longitude", pa.float64()), ("district", pa.string())]
+)
 EDGES = pa.schema([("source", pa.string()), ("target", pa.string()), ("weight", pa.float64())])
 
 TRUTH = pa.schema(
