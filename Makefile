@@ -1,0 +1,68 @@
+# What people and CI call. On a machine with Python 3.11 to 3.13, git and make, `make run` is the whole story.
+SHELL := bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+CITY ?=
+PORT ?= 5000
+PYTHON ?=
+READY := .venv/.ready
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONUNBUFFERED := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+# `make … CITY=examples/x` works in that city's own workspace, with its own state; otherwise here.
+enter = set -euo pipefail; $(if $(CITY),root="$$(cityloop city $(CITY))"; unset CITYLOOP_STATE; cd "$$root")
+
+.PHONY: help setup run test lint lock deps ui clean
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  CITY=examples/real_city makes run and ui work on that city; PYTHON=… names the interpreter to set up with.'
+
+setup: $(READY) ## Make .venv with everything in it (the other targets see to it themselves)
+
+run: $(READY) ## Run the whole loop: data to models (dvc repro), then register them in MLflow
+	@$(enter); dvc repro; python -m pipelines register --all
+
+test: $(READY) ## Run the whole test suite
+	@python -m pytest
+
+lint: $(READY) ## Check style, types and who may import whom
+	@set -e; ruff check; ruff format --check; mypy; lint-imports
+
+ui: $(READY) ## Open MLflow on what was registered, on this machine only (PORT=5000)
+	@$(enter); state="$${CITYLOOP_STATE:-.cityloop}"; mkdir -p "$$state"; state="$$(cd "$$state" && pwd)"; \
+	echo "MLflow: http://127.0.0.1:$(PORT)  (Ctrl-C stops it)"; \
+	exec mlflow ui --backend-store-uri "sqlite:///$$state/mlflow.db" --host 127.0.0.1 --port $(PORT)
+
+# torch and what it brings differ by machine (CPU, which CUDA): pyproject.toml pins torch, the lock leaves them out.
+lock: $(READY) ## Resolve requirements.lock anew from pyproject.toml
+	@set -euo pipefail; unset PIP_FIND_LINKS UV_FIND_LINKS; \
+	resolve() { uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate "$$@" pyproject.toml; }; \
+	left_out="$$(resolve --no-header | sed -nE 's/^((torch|triton|(nvidia|cuda)-[a-z0-9-]+))(\[[^]]*\])?==.*/--no-emit-package \1/p')"; \
+	resolve --generate-hashes $$left_out --output-file requirements.lock
+
+deps: $(READY) ## Rewrite dvc.yaml's lists of source files from what the rooms import
+	@python tests/stage_deps.py
+
+clean: ## Remove the environment and the tools' caches; data, models and registry stay
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements.lock pyproject.toml
+	@set -euo pipefail; \
+	suits() { "$$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1; }; \
+	if ! suits .venv/bin/python; then \
+	  rm -rf .venv; \
+	  for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python none; do suits $$python && break; done; \
+	  if [ $$python = none ]; then \
+	    echo 'error: no Python 3.11, 3.12 or 3.13 with venv found; install one, or name it: make PYTHON=/path/to/python3.12 …' >&2; \
+	    exit 1; \
+	  fi; \
+	  $$python -m venv .venv; \
+	fi; \
+	[ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet uv; \
+	.venv/bin/uv pip install --python .venv/bin/python --compile-bytecode --requirements requirements.lock --editable '.[dev]' \
+	  $${PIP_FIND_LINKS:+--find-links "$$PIP_FIND_LINKS"} $${TORCH_BACKEND:+--torch-backend "$$TORCH_BACKEND"}; \
+	touch $@
