@@ -1,0 +1,248 @@
+"""The one place that touches MLflow: runs found by their inputs, model versions found by their digest.
+
+Everything is written so that doing it again, or going on after a kill, ends in the same state.
+MLflow is imported when `connect` is called, not before.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from pipelines.core.errors import UserError
+from pipelines.core.paths import Paths
+
+INPUTS = "inputs"
+DIGEST = "digest"
+DESCRIPTION_LIMIT = 5000
+"""Characters: the column of MLflow's database, which PostgreSQL enforces and SQLite does not."""
+_BATCH = 500
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+_FIRST_CONTACT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+
+
+class Point(NamedTuple):
+    """One value of a metric; `step` orders a curve."""
+
+    name: str
+    value: float
+    step: int = 0
+
+
+def uri(paths: Paths) -> str:
+    """Where MLflow's data lie: MLFLOW_TRACKING_URI, else a SQLite file in the city's state, by absolute path."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.state / 'mlflow.db'}"
+
+
+@contextlib.contextmanager
+def connect(paths: Paths) -> Iterator["Tracking"]:
+    """MLflow at `uri(paths)`, reached and initialised; what it raises becomes a one-line UserError with a way out."""
+    where = uri(paths)
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        import mlflow
+    except ImportError:
+        raise UserError("mlflow is not installed; install cityloop[track] where models are registered") from None
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    with _one_line(where), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow.set_tracking_uri(where)
+        yield Tracking(mlflow.MlflowClient(where), _reach(mlflow, where, paths))
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold `path` as a lock among the processes of this machine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """What registering needs of MLflow. `artifacts` is where a local store keeps them; a server decides itself."""
+
+    client: Any
+    artifacts: Path | None
+
+    def experiment(self, name: str) -> str:
+        """The id of experiment `name`, made or brought back from the bin as needed."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            location = (self.artifacts / name).as_uri() if self.artifacts else None
+            return str(self.client.create_experiment(name, artifact_location=location))
+        if found.lifecycle_stage != "active":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def run(self, experiment: str, inputs: str, name: str) -> Any:
+        """The MLflow run of these inputs: the finished one if there is one, else an unfinished one, else a new one."""
+        found = self.client.search_runs(
+            [experiment], f"tags.{INPUTS} = '{inputs}'", order_by=["attributes.start_time ASC"]
+        )
+        finished = [r for r in found if r.info.status == "FINISHED"]
+        if finished or found:
+            return (finished or found)[0]
+        return self.client.create_run(experiment, tags={INPUTS: inputs}, run_name=name)
+
+    def log(self, run: Any, params: Mapping[str, Any], points: Iterable[Point], model_id: str | None = None) -> None:
+        """Params and metrics. Logging the same again adds nothing: a point's time is the run's start plus its step."""
+        from mlflow.entities import Metric, Param
+
+        def batches(items: list[Any]) -> Iterator[list[Any]]:
+            return (items[i : i + _BATCH] for i in range(0, len(items), _BATCH))
+
+        start = run.info.start_time
+        metrics = [
+            Metric(p.name, p.value, start + p.step, p.step, model_id=model_id, run_id=run.info.run_id) for p in points
+        ]
+        # MLflow takes at most 100 params a request.
+        listed = [Param(k, str(v)) for k, v in params.items()]
+        for i in range(0, len(listed), 100):
+            self.client.log_batch(run.info.run_id, params=listed[i : i + 100])
+        for some in batches(metrics):
+            self.client.log_batch(run.info.run_id, metrics=some)
+
+    def tag_run(self, run: Any, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            if run.data.tags.get(key) != value:
+                self.client.set_tag(run.info.run_id, key, value)
+
+    def keep(self, run: Any, path: Path, folder: str) -> None:
+        """Store a file, or what is in a folder, among the run's artifacts; a missing one is passed over."""
+        if path.is_dir():
+            self.client.log_artifacts(run.info.run_id, str(path), folder)
+        elif path.is_file():
+            self.client.log_artifact(run.info.run_id, str(path), folder or None)
+
+    def finish(self, run: Any) -> None:
+        if run.info.status != "FINISHED":
+            self.client.set_terminated(run.info.run_id, "FINISHED")
+
+    def model(self, experiment: str, digest: str) -> str | None:
+        """The id of a whole logged model of this digest; the halves that a killed process left are removed."""
+        found = self.client.search_logged_models([experiment], f"tags.{DIGEST} = '{digest}'")
+        whole = [m for m in found if str(m.status) == "READY"]
+        for half in (m for m in found if str(m.status) != "READY"):
+            self.client.delete_logged_model(half.model_id)
+        return str(whole[-1].model_id) if whole else None
+
+    def log_model(self, run: Any, digest: str, name: str, **pyfunc: Any) -> str:
+        """Log a pyfunc model into `run`; `pyfunc` are the arguments of mlflow.pyfunc.log_model. Returns its id."""
+        import mlflow.pyfunc
+
+        with mlflow.start_run(run_id=run.info.run_id):
+            info = mlflow.pyfunc.log_model(name=name, tags={DIGEST: digest}, **pyfunc)
+        return str(info.model_id)
+
+    def versions(self, name: str) -> list[Any]:
+        """All versions of a registered model, oldest first; made if there is no such model."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self.client.create_registered_model(name)
+        found, token = [], None
+        while True:
+            page = self.client.search_model_versions(f"name = '{name}'", page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return sorted(found, key=lambda v: int(v.version))
+
+    def version(self, name: str, digest: str) -> Any | None:
+        """The version with this digest; the oldest, where two processes made one at the same time."""
+        return next((v for v in self.versions(name) if v.tags.get(DIGEST) == digest), None)
+
+    def create_version(self, name: str, model_id: str, run: Any, digest: str, description: str) -> Any:
+        """Make a version; its digest is there from the first moment, so a process killed here is never doubled."""
+        made = self.client.create_model_version(
+            name,
+            source=f"models:/{model_id}",
+            run_id=run.info.run_id,
+            tags={DIGEST: digest},
+            description=description,
+            model_id=model_id,
+        )
+        first = self.version(name, digest)
+        if first is not None and str(first.version) != str(made.version):
+            # Another machine was quicker; the file lock cannot see that far.
+            self.client.delete_model_version(name, made.version)
+            return first
+        return made
+
+    def describe(self, version: Any, description: str, tags: Mapping[str, str]) -> None:
+        """Bring a version's description and tags to these; others, such as reviews, are left alone."""
+        if version.description != description:
+            self.client.update_model_version(version.name, version.version, description)
+        for key, value in tags.items():
+            if version.tags.get(key) != value:
+                self.client.set_model_version_tag(version.name, version.version, key, value)
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """Alias to version number."""
+        return {k: str(v) for k, v in self.client.get_registered_model(name).aliases.items()}
+
+    def point(self, name: str, alias: str, version: str) -> None:
+        self.client.set_registered_model_alias(name, alias, version)
+
+
+def _reach(mlflow: Any, where: str, paths: Paths) -> Path | None:
+    """First contact, with little patience; a SQLite file is initialised, one process at a time.
+
+    Six processes that open a fresh SQLite store at once crash one another.
+    """
+    if where.startswith("sqlite:"):
+        with locked(paths.state / "mlflow.lock"):
+            mlflow.MlflowClient(where).search_experiments(max_results=1)
+            mlflow.MlflowClient(where).search_registered_models(max_results=1)
+        return paths.state / "mlartifacts"
+    patient = {k: os.environ[k] for k in _FIRST_CONTACT}
+    os.environ.update(_FIRST_CONTACT)
+    try:
+        mlflow.MlflowClient(where).search_experiments(max_results=1)
+    finally:
+        os.environ.update(patient)
+    return None
+
+
+@contextlib.contextmanager
+def _one_line(where: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not type(error).__module__.startswith(("mlflow", "requests", "urllib3", "sqlalchemy")):
+            raise
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) < 300 else f"{reason[:200]} … {reason[-90:]}"
+        raise UserError(
+            f"MLflow at {_public(where)}: {reason}; nothing is lost: the results are files, "
+            "run `cityloop register` again when MLflow answers, or point MLFLOW_TRACKING_URI elsewhere"
+        ) from error
+
+
+def _public(where: str) -> str:
+    """The address without user and password."""
+    parts = urlsplit(where)
+    return where.replace(f"{parts.netloc.rpartition('@')[0]}@", "", 1) if "@" in parts.netloc else where
