@@ -12,7 +12,10 @@ export PYTHONUNBUFFERED := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 # `make … CITY=examples/x` works in that city's own workspace, with its own state; otherwise here.
-enter = set -euo pipefail; $(if $(CITY),root="$$(cityloop city $(CITY))"; unset CITYLOOP_STATE; cd "$$root")
+enter = set -euo pipefail; $(if $(CITY),$(absolute_data) root="$$(cityloop city '$(CITY)')"; unset CITYLOOP_STATE; cd "$$root";)
+absolute_data = case "$${CITYLOOP_DATA:-/}" in /* | *://*) ;; *) export CITYLOOP_DATA="$$PWD/$$CITYLOOP_DATA";; esac;
+# Its dvc.lock is committed before registering, so that a version names a commit which restores everything.
+commit_lock = $(if $(CITY),git add dvc.lock; git diff --cached --quiet || git commit -q -m "What this run derived";)
 
 .PHONY: help setup run test lint lock deps ui clean
 
@@ -23,7 +26,7 @@ help: ## Say what there is
 setup: $(READY) ## Make .venv with everything in it (the other targets see to it themselves)
 
 run: $(READY) ## Run the whole loop: data to models (dvc repro), then register them in MLflow
-	@$(enter); dvc repro; python -m pipelines register --all
+	@$(enter) dvc repro; $(commit_lock) python -m pipelines register --all
 
 test: $(READY) ## Run the whole test suite
 	@python -m pytest
@@ -32,7 +35,7 @@ lint: $(READY) ## Check style, types and who may import whom
 	@set -e; ruff check; ruff format --check; mypy; lint-imports
 
 ui: $(READY) ## Open MLflow on what was registered, on this machine only (PORT=5000)
-	@$(enter); state="$${CITYLOOP_STATE:-.cityloop}"; mkdir -p "$$state"; state="$$(cd "$$state" && pwd)"; \
+	@$(enter) state="$${CITYLOOP_STATE:-.cityloop}"; mkdir -p "$$state"; state="$$(cd "$$state" && pwd)"; \
 	echo "MLflow: http://127.0.0.1:$(PORT)  (Ctrl-C stops it)"; \
 	exec mlflow ui --backend-store-uri "sqlite:///$$state/mlflow.db" --host 127.0.0.1 --port $(PORT)
 

@@ -98,5 +98,15 @@ def window(root: Path, until: str, sources: tuple[str, ...]) -> None:
     room.run(sources, until, root=root)
 
 
+@main.command(cls=Command, epilog="Example: cityloop city examples/real_city")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.pass_obj
+def city(root: Path, folder: Path) -> None:
+    """Make or renew a workspace for the city whose params.yaml and window.yaml are in FOLDER; print its path."""
+    from pipelines import city as room
+
+    click.echo(room.run(folder, root=root))
+
+
 if __name__ == "__main__":
     sys.exit(main(prog_name="cityloop"))

@@ -9,7 +9,10 @@ HEAD = "# Machine-written: where each source's window ends.\n"
 
 
 def run(sources: tuple[str, ...], until: str, *, root: Path = Path()) -> None:
-    """Write `until` (ISO, UTC) as the window's end of `sources`, or of all. Raises UserError for an unknown source or date."""
+    """Write `until` (ISO, UTC) as the window's end of `sources`, or of all.
+
+    Raises UserError for an unknown source, or a date that is none or lies before a source's start.
+    """
     city = params.load(root)
     for name in sources:
         if name not in city.sources:
@@ -20,10 +23,9 @@ def run(sources: tuple[str, ...], until: str, *, root: Path = Path()) -> None:
         raise UserError(f"--until: {error}") from None
     ends = {**city.window, **dict.fromkeys(sources or tuple(city.sources), end)}
     for name in sources or tuple(city.sources):
-        if end <= city.sources[name].start:
-            raise UserError(
-                f"--until {until}: the window of {name} starts on {city.sources[name].start:%Y-%m-%d}; give a later date"
-            )
+        start = city.sources[name].start
+        if end <= start:
+            raise UserError(f"--until {until}: the window of {name} starts on {start:%Y-%m-%d}; give a later date")
     lines = [f'{name}: "{_text(end)}"\n' for name, end in sorted(ends.items())]
     files.write_bytes(root / params.WINDOW, (HEAD + "".join(lines)).encode())
 
