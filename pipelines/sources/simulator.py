@@ -1,0 +1,121 @@
+"""The embedded city: a seeded simulation of four departments that share one world, and of what their feeds suffer.
+
+The city is a function of (`city.seed`, time): neither end of the window changes a record within it. What was
+spoiled on the way stands in `Batch.truth`, so that validation can be scored. With all faults 0 the feed is clean.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.core import units
+from pipelines.core.errors import UserError, nearest
+from pipelines.core.params import City, SimulatorRead, Source
+from pipelines.core.records import RECORDS, TRUTH
+from pipelines.sources import Batch, Feed, Window
+from pipelines.sources.simulated.air import Air
+from pipelines.sources.simulated.energy import Energy
+from pipelines.sources.simulated.faults import ABSENT, DUPLICATE, FAULTS, NULL, Spoiled, Spoiler
+from pipelines.sources.simulated.ground import Array, Department, to_day
+from pipelines.sources.simulated.traffic import Traffic
+from pipelines.sources.simulated.water import Water
+
+DEPARTMENTS: dict[str, Any] = {"traffic": Traffic, "air": Air, "energy": Energy, "water": Water}
+BATCH = 250_000
+"""Records a batch, about."""
+
+
+def read(source: Source, city: City, window: Window) -> Feed:
+    """Deliver the simulated `source.read.feed`. Raises UserError for kinds, units or steps that the city has not."""
+    assert isinstance(source.read, SimulatorRead)
+    department: Department = DEPARTMENTS[source.read.feed](city, source.read.sensors)
+    _check(source, source.read.feed, department)
+    return Feed(department.sites.table(), _batches(source, city, window, department), department.sites.edge_table())
+
+
+def _check(source: Source, feed: str, department: Department) -> None:
+    step = source.step.total_seconds()
+    if step % department.step_s:
+        raise UserError(
+            f"simulator feed {feed}: step {step:.0f}s is not a multiple of the feed's own {department.step_s}s; mend step"
+        )
+    for name, kind in source.kinds.items():
+        if name not in department.units:
+            raise UserError(f"simulator feed {feed} has no kind {name!r}; {nearest(name, department.units)}")
+        for unit, of in ((kind.unit, department.units[name][0]), *((mixup, kind.unit) for mixup in kind.mixups)):
+            try:
+                units.convert(np.zeros(1), name, of, unit)
+            except ValueError as error:
+                raise UserError(f"simulator feed {feed}, kind {name}: {error}; mend unit or mixups") from None
+
+
+def _batches(source: Source, city: City, window: Window, department: Department) -> Iterator[Batch]:
+    assert isinstance(source.read, SimulatorRead)
+
+    @lru_cache(maxsize=8)
+    def clean(day: int) -> Array:
+        return _measured(source, department, day)
+
+    names = pa.array(department.sites.names)
+    spoiler = Spoiler(source, city.seed, source.read.feed, len(names), clean)
+    # a skewed clock carries records over midnight: look one day to either side
+    first, last = to_day(window.start) - 1, to_day(window.end) + 1
+    span = max(1, BATCH // max(spoiler.records, 1))
+    for day in range(first, last + 1, span):
+        parts = [_tables(d, spoiler, clean(d), names) for d in range(day, min(day + span, last + 1))]
+        records, truth = (pa.concat_tables([part[i] for part in parts]) for i in (0, 1))
+        records, truth = _within(records, window), _within(truth, window)
+        if len(records) or len(truth):
+            yield Batch(records, truth)
+
+
+def _measured(source: Source, department: Department, day: int) -> Array:
+    """What the sensors truly show on `day`, in the contract's kinds, units and step, [steps, kinds, n]."""
+    values, steps = department.day(day), 86400 // int(source.step.total_seconds())
+    out = []
+    for name, kind in source.kinds.items():
+        unit, decimals = department.units[name]
+        fine = values[name]
+        fine = fine.reshape(steps, len(fine) // steps, -1)
+        pick = {"mean": np.mean, "sum": np.sum, "max": np.max, "min": np.min}.get(kind.aggregate)
+        coarse = pick(fine, axis=1) if pick else fine[:, -1]
+        out.append(np.round(units.convert(coarse, name, unit, kind.unit), decimals if unit == kind.unit else 3))
+    return np.stack(out, axis=1)
+
+
+def _tables(day: int, spoiler: Spoiler, clean: Array, names: pa.Array) -> tuple[pa.Table, pa.Table]:
+    """A day's records and truth, ordered by time, kind and sensor; duplicates follow at the end."""
+    spoiled: Spoiled = spoiler.day(day)
+    kinds, faults = pa.array(spoiler.names), pa.array(FAULTS)
+    real = np.isfinite(clean)
+
+    def columns(at: tuple[Array, ...]) -> list[pa.Array]:
+        seconds = day * 86400 + at[0] * spoiler.step_s + spoiled.shift[at]
+        time = pa.array((seconds * 1_000_000).astype(np.int64)).cast(RECORDS.field("time").type)
+        return [time, names.take(pa.array(at[2])), kinds.take(pa.array(at[1]))]
+
+    at = np.nonzero(real & (spoiled.form != ABSENT))
+    value, form = spoiled.value[at], spoiled.form[at]
+    value = np.where(form > 0, np.nan, value)
+    extra = spoiled.again
+    records = pa.table([*columns(at), pa.array(value, mask=form == NULL)], schema=RECORDS)
+    at = np.nonzero(real & (spoiled.code > 0))
+    fault = faults.take(pa.array(spoiled.code[at]))
+    truth = pa.table([*columns(at), fault, spoiled.size[at], clean[at]], schema=TRUTH)
+    if extra:
+        again = pa.table([*columns(extra), spoiled.again_value], schema=RECORDS)
+        fault = pa.array([FAULTS[DUPLICATE]] * len(again), pa.string())
+        twice = pa.table([*columns(extra), fault, np.zeros(len(again)), clean[extra]], schema=TRUTH)
+        records, truth = pa.concat_tables([records, again]), pa.concat_tables([truth, twice])
+    return records, truth
+
+
+def _within(table: pa.Table, window: Window) -> pa.Table:
+    import pyarrow.compute as pc
+
+    time, kind = table["time"], table.schema.field("time").type
+    start, end = pa.scalar(window.start, kind), pa.scalar(window.end, kind)
+    return table.filter(pc.and_(pc.greater_equal(time, start), pc.less(time, end)))
