@@ -1,7 +1,9 @@
 """Writing whole or not at all, and hashing. Nothing here knows what the bytes mean."""
 
 import contextlib
+import filecmp
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -13,6 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+BLOCK = 1 << 22
 
 
 @contextlib.contextmanager
@@ -87,9 +91,39 @@ def write_table(path: Path, table: pa.Table) -> bool:
 
 def write_array(path: Path, array: np.ndarray[Any, Any]) -> bool:
     """An array as .npy, to be memory-mapped. Returns whether the file changed."""
-    sink = pa.BufferOutputStream()
-    np.lib.format.write_array(sink, np.ascontiguousarray(array), allow_pickle=False)
-    return write_bytes(path, sink.getvalue().to_pybytes())
+    array = np.ascontiguousarray(array)
+    if path.is_file() and _holds(path, array):
+        return False
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+    return True
+
+
+def _holds(path: Path, array: np.ndarray[Any, Any]) -> bool:
+    """Whether `path` is the .npy of `array`, bit for bit (a NaN equals itself)."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
+    header = head.getvalue()
+    if path.stat().st_size != len(header) + array.nbytes:
+        return False
+    with path.open("rb") as file:
+        if file.read(len(header)) != header:
+            return False
+        data = array.reshape(-1).view(np.uint8).data
+        return all(file.read(BLOCK) == data[i : i + BLOCK] for i in range(0, len(data), BLOCK))
+
+
+def link(source: Path, path: Path) -> bool:
+    """Make `path` the same file as `source`: a hard link, or a copy where none can be. Returns whether it changed."""
+    source = source.resolve()
+    if path.is_file() and (path.samefile(source) or filecmp.cmp(path, source, shallow=False)):
+        return False
+    with replacing(path) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, temporary)
+    return True
 
 
 def sha256_file(path: Path) -> str:

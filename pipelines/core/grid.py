@@ -6,6 +6,7 @@
       channels.parquet  a row a channel: sensor, kind, unit, label, latitude, longitude, district
       scalers.npy       float32 [2, N]: mean and standard deviation over the training split
       edges.parquet     sensor-to-sensor weights, where the source has a graph
+      roles.json        only in a joined grid: column ranges of target, label and input
       values/2025-03.npy
 
 Channels are ordered by the day they first appear, then by sensor and kind. A chunk holds the channels
@@ -13,7 +14,7 @@ known by its month's end, so a sensor added later widens later chunks and leaves
 """
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,8 +80,22 @@ class Series:
         return pq.read_table(path, partitioning=None) if path.exists() else None
 
     @cached_property
+    def roles(self) -> dict[str, tuple[int, int]]:
+        """Column ranges of `target`, `label` and `input` in a joined grid; empty elsewhere."""
+        path = self.folder / "roles.json"
+        return {k: (v[0], v[1]) for k, v in files.read_json(path).items()} if path.exists() else {}
+
+    @cached_property
     def _maps(self) -> list[Array]:
         return [np.load(self.folder / file, mmap_mode="r", allow_pickle=False) for file, _, _ in self.chunks]
+
+    @property
+    def step_s(self) -> int:
+        return int(self.step / np.timedelta64(1, "s"))
+
+    def when(self, row: int) -> dt.datetime:
+        """Where `row` begins, UTC."""
+        return dt.datetime.fromtimestamp(int(self.start.astype(np.int64)) + row * self.step_s, dt.UTC)
 
     def times(self, lo: int = 0, hi: int | None = None) -> Array:
         """Start of each step, UTC, datetime64[s] [hi-lo]; `hi` may lie past the end."""
@@ -88,18 +103,42 @@ class Series:
 
     def row(self, when: dt.datetime) -> int:
         """The row whose step begins at `when` or is the first after it."""
-        seconds = (np.datetime64(when.replace(tzinfo=None), "s") - self.start) / np.timedelta64(1, "s")
-        return int(-(-seconds // (self.step / np.timedelta64(1, "s"))))
+        seconds = (_naive(when) - self.start) / np.timedelta64(1, "s")
+        return int(-(-seconds // self.step_s))
 
-    def read(self, lo: int = 0, hi: int | None = None) -> Array:
-        """Rows [lo, hi) as float32 [hi-lo, N]; rows outside the grid, and channels not yet known, are NaN."""
+    def read(self, lo: int = 0, hi: int | None = None, columns: Array | None = None) -> Array:
+        """Rows [lo, hi) as float32 [hi-lo, N]; rows outside the grid, and channels not yet known, are NaN.
+
+        `columns` (int [K], ascending) reads only those channels, as [hi-lo, K].
+        """
         hi = self.length if hi is None else hi
-        out = np.full((hi - lo, len(self.channels)), np.nan, np.float32)
+        width = len(self.channels) if columns is None else len(columns)
+        out = np.full((hi - lo, width), np.nan, np.float32)
         for values, (_, a, b) in zip(self._maps, self.chunks, strict=True):
             x, y = max(a, lo), min(b, hi)
-            if x < y:
+            if x < y and columns is None:
                 out[x - lo : y - lo, : values.shape[1]] = values[x - a : y - a]
+            elif x < y and columns is not None:
+                known = columns[columns < values.shape[1]]
+                out[x - lo : y - lo, : len(known)] = values[x - a : y - a, known]
         return out
+
+
+def months(start: dt.datetime, step: dt.timedelta, length: int) -> list[tuple[str, int, int]]:
+    """The chunks of a grid: (2025-03, first row, one past the last), by the UTC month in which a row begins."""
+    return _spans(start, step, 0, length, "M")
+
+
+def days(start: dt.datetime, step: dt.timedelta, lo: int, hi: int) -> list[tuple[str, int, int]]:
+    """Rows [lo, hi) by the UTC day in which a row begins: (2025-03-09, first row, one past the last)."""
+    return _spans(start, step, lo, hi, "D")
+
+
+def _spans(start: dt.datetime, step: dt.timedelta, lo: int, hi: int, unit: str) -> list[tuple[str, int, int]]:
+    times = _naive(start) + np.arange(lo, hi) * np.timedelta64(int(step.total_seconds()), "s")
+    names, first = np.unique(times.astype(f"datetime64[{unit}]"), return_index=True)
+    ends = [*first[1:].tolist(), hi - lo]
+    return [(str(name), lo + int(a), lo + int(b)) for name, a, b in zip(names, first, ends, strict=True)]
 
 
 def write(
@@ -107,40 +146,63 @@ def write(
     *,
     start: dt.datetime,
     step: dt.timedelta,
-    months: Iterable[tuple[str, Array]],
-    channels: pa.Table,
+    months: Iterable[tuple[str, Array | Path]],
+    channels: pa.Table | Callable[[], pa.Table],
     splits: dict[str, tuple[int, int]],
     scalers: Array | None = None,
     edges: pa.Table | None = None,
+    roles: dict[str, tuple[int, int]] | None = None,
 ) -> None:
-    """Write a grid folder. `months` gives (name such as 2025-03, values [t, n]) in order; unchanged files stay as they are.
+    """Write a grid folder. `months` gives (name such as 2025-03, values [t, n]) in order; equal files stay as they are.
 
-    `scalers` None: computed by a second pass over the training split.
+    A month given as a path is a finished chunk of another grid, hard-linked where the file system can.
+    `channels` may be a function, called after the last month. `scalers` None: computed over the training split.
+    `grid.json` goes first and comes last, so that what a killed writer leaves does not open.
     """
-    chunks: list[dict[str, Any]] = []
+    (folder / "grid.json").unlink(missing_ok=True)
+    chunks: list[tuple[str, int, int]] = []
     lo = 0
     for name, values in months:
         file = f"values/{name}.npy"
-        files.write_array(folder / file, values.astype(np.float32, copy=False))
-        chunks.append({"file": file, "lo": lo, "hi": lo + len(values)})
+        if isinstance(values, Path):
+            files.link(values, folder / file)
+            values = np.load(values, mmap_mode="r", allow_pickle=False)
+        else:
+            files.write_array(folder / file, values.astype(np.float32, copy=False))
+        chunks.append((file, lo, lo + len(values)))
         lo += len(values)
-    known = {c["file"] for c in chunks}
+    known = {file for file, _, _ in chunks}
     for old in folder.glob("values/*.npy"):
         if f"values/{old.name}" not in known:
             old.unlink()
-    stamp = start.astimezone(dt.UTC).replace(tzinfo=None).isoformat()
-    files.write_table(folder / "channels.parquet", channels.select(CHANNELS.names).cast(CHANNELS))
+    table = channels() if callable(channels) else channels
+    files.write_table(folder / "channels.parquet", table.select(CHANNELS.names).cast(CHANNELS))
     files.write_json(folder / "splits.json", {k: list(v) for k, v in splits.items()})
-    files.write_json(
-        folder / "grid.json", {"start": stamp, "step_s": int(step.total_seconds()), "length": lo, "chunks": chunks}
-    )
+    if roles:
+        files.write_json(folder / "roles.json", {k: list(v) for k, v in roles.items()})
+    else:
+        (folder / "roles.json").unlink(missing_ok=True)
     if edges is not None and len(edges):
         files.write_table(folder / "edges.parquet", edges)
     else:
         (folder / "edges.parquet").unlink(missing_ok=True)
+    seconds = int(step.total_seconds())
     if scalers is None:
-        scalers = training_scalers(Series.open(folder))
+        scalers = training_scalers(Series(folder, _naive(start), np.timedelta64(seconds, "s"), lo, tuple(chunks)))
     files.write_array(folder / "scalers.npy", scalers)
+    files.write_json(
+        folder / "grid.json",
+        {
+            "start": str(_naive(start)),
+            "step_s": seconds,
+            "length": lo,
+            "chunks": [{"file": file, "lo": a, "hi": b} for file, a, b in chunks],
+        },
+    )
+
+
+def _naive(when: dt.datetime) -> np.datetime64:
+    return np.datetime64(when.astimezone(dt.UTC).replace(tzinfo=None), "s")
 
 
 def training_scalers(series: Series, block: int = 8192) -> Array:
@@ -151,16 +213,21 @@ def training_scalers(series: Series, block: int = 8192) -> Array:
     lo, hi = series.splits["train"]
     n = len(series.channels)
     count, total, square = np.zeros(n), np.zeros(n), np.zeros(n)
+    # Sums run on the distance from each channel's first value: squares of large offsets would cancel badly.
+    origin = np.full(n, np.nan)
     for a in range(lo, hi, block):
         values = series.read(a, min(a + block, hi)).astype(np.float64)
         seen = np.isfinite(values)
-        values = np.where(seen, values, 0.0)
+        new = np.isnan(origin) & seen.any(0)
+        origin[new] = values[seen.argmax(0)[new], new]
+        values = np.where(seen, values - origin, 0.0)
         count += seen.sum(0)
         total += values.sum(0)
         square += (values**2).sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total / count
         std = np.sqrt(np.maximum(square / count - mean**2, 0))
+        mean += origin
     kinds = np.array(series.channels["kind"].to_pylist())
     for kind in np.unique(kinds):
         same = kinds == kind

@@ -12,6 +12,44 @@ RECORDS = pa.schema(
 )
 """series: one measured value; `value` may be null or NaN when the feed said so."""
 
+IMAGES = pa.schema(
+    [
+        ("time", pa.timestamp("us", "UTC")),
+        ("camera", pa.string()),
+        ("blob", pa.string()),
+        ("labels", pa.list_(pa.string())),
+        (
+            "boxes",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("label", pa.string()),
+                        ("x", pa.float32()),
+                        ("y", pa.float32()),
+                        ("width", pa.float32()),
+                        ("height", pa.float32()),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+"""image: one picture. `blob` is the SHA-256 (hex) of the file `blobs/<blob>` beside the day files, which is the
+picture as kept, after masking; `labels` say what the whole picture shows; `boxes` are in pixels of that
+file, `x` and `y` the upper left corner. Null labels or boxes: not annotated; empty: looked at, nothing there."""
+
+TEXTS = pa.schema(
+    [
+        ("time", pa.timestamp("us", "UTC")),
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("label", pa.string()),
+        ("spans", pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("label", pa.string())]))),
+    ]
+)
+"""text: one message, personal data masked. `spans` are half-open ranges of Unicode code points of `text` as kept.
+Null label or spans: not annotated; empty spans: looked at, nothing there."""
+
 SENSORS = pa.schema(
     [("sensor", pa.string()), ("latitude", pa.float64()), ("longitude", pa.float64()), ("district", pa.string())]
 )
@@ -55,3 +93,9 @@ def read_day(path: Path) -> pa.Table:
 def read_sensors(raw: Path) -> pa.Table:
     """The sensors table of a source (schema SENSORS), sorted by sensor."""
     return pq.read_table(raw / "sensors.parquet", partitioning=None)
+
+
+def read_edges(folder: Path) -> pa.Table:
+    """The road graph of a source (schema EDGES); empty where there is none."""
+    path = folder / "edges.parquet"
+    return pq.read_table(path, partitioning=None) if path.exists() else EDGES.empty_table()
