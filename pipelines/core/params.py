@@ -176,6 +176,12 @@ class Faults(Model):
     unit_mixup: Fraction = 0.004
 
 
+def _sha256(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError(f"{text!r} is not a SHA-256; write its 64 small hexadecimal digits")
+    return text
+
+
 class SimulatorRead(Model):
     """The embedded city; `feed` is which of its departments this source is."""
 
@@ -195,11 +201,24 @@ class TimeSplit(Model):
     minute: str | None = None
 
 
+Sha256 = Annotated[str, AfterValidator(_sha256)]
+
+
+def _check_path(path: str, sha256: str | None, key: str) -> None:
+    pattern = any(mark in path for mark in "*?[")
+    if "://" in path and sha256 is None:
+        raise ValueError(f"{key}: a URL needs `sha256`, so that what is fetched is what was meant")
+    if "://" in path and "*" in path:
+        raise ValueError(f"{key}: a URL names one file; * is for local paths")
+    if pattern and "://" not in path and sha256 is not None:
+        raise ValueError(f"{key}: `sha256` is of one file, and {path!r} may name several; name the file")
+
+
 class SensorTable(Model):
-    """A file about the sensors; missing columns stay empty."""
+    """A CSV or Parquet file about the sensors. `latitude` and `longitude` may be absent unless named here."""
 
     path: str
-    sha256: str | None = None
+    sha256: Sha256 | None = None
     sensor: str = "sensor"
     latitude: str | None = "latitude"
     longitude: str | None = "longitude"
@@ -207,10 +226,11 @@ class SensorTable(Model):
 
 
 class GraphFile(Model):
-    """A road graph: `matrix` (weights, rows and columns in the order of the sensor table) or `edges`."""
+    """A road graph. `matrix`: a CSV without header, .npy or .npz of weights, rows and columns in the order of the
+    sensor table (or of a wide file's columns); 0 is no edge. `edges`: a CSV or Parquet file with an edge a row."""
 
     path: str
-    sha256: str | None = None
+    sha256: Sha256 | None = None
     form: Literal["matrix", "edges"] = "matrix"
     source: str = "from"
     target: str = "to"
@@ -222,34 +242,73 @@ class FilesRead(Model):
 
     connector: Literal["files"]
     path: str
-    """A local path, a glob, or any fsspec URL; a URL needs `sha256`."""
-    sha256: str | None = None
+    """A local path (relative to the city's folder), a glob, or any fsspec URL; a URL needs `sha256`."""
+    sha256: Sha256 | None = None
     format: Literal["csv", "parquet", "npz", "hdf5"] | None = None
     """None: by the file's ending."""
     layout: Literal["wide", "long", "station"] = "long"
-    """wide: a column a sensor, one kind (or `columns`); long: a row a record; station: a row a moment, a column a kind."""
+    """wide: a column a sensor (or as `columns` says); long: a row a record; station: a row a moment, a column a kind."""
     time: str | TimeSplit | None = None
     """None for a wide file without time: then `first` and the source's `step` say when."""
     time_format: str | None = None
-    """A strptime pattern; None: ISO 8601."""
+    """A strptime pattern, `unix` or `unix_ms`; None: ISO 8601."""
     timezone: Zone = "UTC"
+    """The clock of times that carry no offset. An hour that comes twice in autumn is summer time first, then winter."""
     first: Instant | None = None
     sensor: str | None = None
-    """long and station: the column with the sensor's id. station without one: the file name, see `sensor_pattern`."""
+    """long and station: the column with the sensor's id."""
     sensor_pattern: str | None = None
-    """A regular expression on the file name whose first group is the sensor's id."""
+    """A regular expression on the file name whose first group is the sensor's id; None: the name without its ending."""
+    station: str | None = None
+    """The sensor's id, when the files are about one sensor only."""
     kind: str | None = None
-    """long: the column with the kind. wide: the kind of all columns (when `columns` is empty)."""
+    """long: the column with the kind. wide: the kind of all columns. None: the source's only kind."""
     value: str | None = None
+    """long: the column with the value."""
     columns: dict[str, str] = {}
-    """station: column → kind. wide: column → sensor/kind."""
+    """station: column → kind. wide: column → sensor/kind, or channel number → kind of an array [time, sensor, channel].
+    long: the file's word for a kind → kind. Other columns are not read; other words stay as they are."""
     skip: tuple[str, ...] = ()
+    """wide: columns that are not sensors."""
     na: tuple[str, ...] = ("", "NA", "NaN", "nan", "null", "None", "-")
     separator: str = ","
+    decimal: str = "."
+    encoding: str = "utf-8"
     dataset: str | None = None
-    """The array in an .npz, or the key in an HDF5 file."""
+    """The array in an .npz, or the key in an HDF5 file; None where there is only one."""
     sensors: SensorTable | None = None
     graph: GraphFile | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "FilesRead":
+        _check_path(self.path, self.sha256, "path")
+        for key, part in (("sensors", self.sensors), ("graph", self.graph)):
+            if part is not None:
+                _check_path(part.path, part.sha256, f"{key}.path")
+        if self.layout == "long" and (self.time is None or self.value is None):
+            raise ValueError("layout long needs `time` and `value`")
+        if self.layout == "wide" and (self.sensor or self.sensor_pattern or self.station):
+            raise ValueError("layout wide has its sensors in columns; leave out sensor, sensor_pattern and station")
+        if sum(x is not None for x in (self.sensor, self.sensor_pattern, self.station)) > 1:
+            raise ValueError("give one of sensor, sensor_pattern and station")
+        if self.time_format and not isinstance(self.time, str):
+            raise ValueError("time_format belongs to `time` in one column")
+        if self.time is not None and self.first is not None:
+            raise ValueError("`first` is for files without `time`; give one of them")
+        if self.sensor_pattern is not None:
+            try:
+                groups = re.compile(self.sensor_pattern).groups
+            except re.error as error:
+                raise ValueError(f"sensor_pattern: not a regular expression: {error}") from None
+            if groups < 1:
+                raise ValueError("sensor_pattern: put the sensor's id in a group, such as station_(\\w+)\\.csv")
+        if len(self.separator) != 1 or len(self.decimal) != 1 or self.separator == self.decimal:
+            raise ValueError("separator and decimal are one character each, and differ")
+        targets = list(self.columns.values())
+        twice = next((t for t in targets if targets.count(t) > 1), None)
+        if twice and self.layout != "long":
+            raise ValueError(f"columns: {twice!r} is given to two columns")
+        return self
 
 
 class Source(Model):
@@ -262,6 +321,8 @@ class Source(Model):
     validation_from: Instant
     test_from: Instant
     step: Duration
+    timezone: Zone | None = None
+    """The clock that people live by where this source stands, for calendar features; None: the city's."""
     read: Annotated[SimulatorRead | FilesRead, Field(discriminator="connector")]
     kinds: dict[Name, Kind] = Field(min_length=1)
     contract: Contract = Contract()
@@ -273,6 +334,14 @@ class Source(Model):
             raise ValueError("dates must run start < validation_from < test_from")
         if dt.timedelta(days=1) % self.step:
             raise ValueError("step must divide a day")
+        return self
+
+    @model_validator(mode="after")
+    def _columns(self) -> "Source":
+        for column, target in getattr(self.read, "columns", {}).items():
+            kind = target.rpartition("/")[2] if "/" in target or self.read.layout != "wide" else None  # type: ignore[union-attr]
+            if kind is not None and kind not in self.kinds:
+                raise ValueError(f"read.columns.{column}: no kind {kind!r} in this source; {nearest(kind, self.kinds)}")
         return self
 
 
@@ -436,6 +505,10 @@ class Params(Model):
 
     def task(self, name: str) -> Task:
         return _find(self.tasks, name, "task")
+
+    def timezone(self, source: str) -> str:
+        """The zone of a source's calendar features: its own, or the city's."""
+        return self.source(source).timezone or self.city.timezone
 
     def window_end(self, source: str) -> dt.datetime:
         """Where `source`'s window ends. Raises UserError if window.yaml does not say."""
