@@ -20,6 +20,7 @@ from pipelines.core.paths import Paths
 
 INPUTS = "inputs"
 DIGEST = "digest"
+COMPLETE = "complete"
 DESCRIPTION_LIMIT = 5000
 """Characters: the column of MLflow's database, which PostgreSQL enforces and SQLite does not."""
 _BATCH = 500
@@ -92,13 +93,12 @@ class Tracking:
         return str(found.experiment_id)
 
     def run(self, experiment: str, inputs: str, name: str) -> Any:
-        """The MLflow run of these inputs: the finished one if there is one, else an unfinished one, else a new one."""
+        """The MLflow run of these inputs: a complete one if there is one, else an unfinished one, else a new one."""
         found = self.client.search_runs(
             [experiment], f"tags.{INPUTS} = '{inputs}'", order_by=["attributes.start_time ASC"]
         )
-        finished = [r for r in found if r.info.status == "FINISHED"]
-        if finished or found:
-            return (finished or found)[0]
+        if found:
+            return next((r for r in found if self.complete(r)), found[0])
         return self.client.create_run(experiment, tags={INPUTS: inputs}, run_name=name)
 
     def log(self, run: Any, params: Mapping[str, Any], points: Iterable[Point], model_id: str | None = None) -> None:
@@ -131,9 +131,14 @@ class Tracking:
         elif path.is_file():
             self.client.log_artifact(run.info.run_id, str(path), folder or None)
 
+    def complete(self, run: Any) -> bool:
+        """Whether `finish` was reached. The run's status says less: logging a model sets it to finished."""
+        return bool(run.data.tags.get(COMPLETE) == "true")
+
     def finish(self, run: Any) -> None:
-        if run.info.status != "FINISHED":
+        if not self.complete(run):
             self.client.set_terminated(run.info.run_id, "FINISHED")
+            self.client.set_tag(run.info.run_id, COMPLETE, "true")
 
     def model(self, experiment: str, digest: str) -> str | None:
         """The id of a whole logged model of this digest; the halves that a killed process left are removed."""
@@ -173,14 +178,13 @@ class Tracking:
         """The version with this digest; the oldest, where two processes made one at the same time."""
         return next((v for v in self.versions(name) if v.tags.get(DIGEST) == digest), None)
 
-    def create_version(self, name: str, model_id: str, run: Any, digest: str, description: str) -> Any:
+    def create_version(self, name: str, model_id: str, run: Any, digest: str) -> Any:
         """Make a version; its digest is there from the first moment, so a process killed here is never doubled."""
         made = self.client.create_model_version(
             name,
             source=f"models:/{model_id}",
             run_id=run.info.run_id,
             tags={DIGEST: digest},
-            description=description,
             model_id=model_id,
         )
         first = self.version(name, digest)
