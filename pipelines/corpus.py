@@ -80,6 +80,7 @@ def _write(folder: Path, series: grid.Series, source: Source, cut: int, columns:
         channels=channels,
         splits={"train": (0, validation), "validation": (validation, cut), "test": (cut, cut)},
         edges=edges,
+        timezone=series.timezone,
     )
 
 

@@ -55,6 +55,7 @@ def run(key: str, *, root: Path = Path()) -> None:
             channels=lambda: _channels(work.found, source, records.read_sensors(folder)),
             splits=_splits(source, length),
             edges=records.read_edges(folder),
+            timezone=source.timezone or city.city.timezone,
         )
         told.update(steps=length, channels=len(work.found), values=work.filled)
 
@@ -103,7 +104,8 @@ def _channels(found: list[tuple[str, str]], source: Source, sensors: pa.Table) -
     for sensor, kind in found:
         spec, place = source.kinds[kind], about.get(sensor, {})
         row = {name: place.get(name) for name in ("latitude", "longitude", "district")}
-        rows.append({"sensor": sensor, "kind": kind, "unit": spec.unit, "label": spec.label, **row})
+        about_kind = {"kind": kind, "unit": spec.unit, "aggregate": spec.aggregate, "label": spec.label}
+        rows.append({"sensor": sensor, **about_kind, **row})
     return pa.Table.from_pylist(rows, schema=grid.CHANNELS)
 
 

@@ -47,6 +47,7 @@ def run(key: str, *, root: Path = Path()) -> None:
             splits=target.splits,
             edges=_edges(target, parts[0].channels),
             roles=roles,
+            timezone=target.timezone,
         )
         told.update(steps=target.length, **{role: hi - lo for role, (lo, hi) in roles.items()})
 
@@ -98,8 +99,8 @@ def _part(series: grid.Series, city: Params, chosen: Select, at: str) -> Part:
     columns = np.array([i for i, kind in enumerate(kinds) if kind in wanted], np.int64)
     if not len(columns):
         raise UserError(f"{at}: {chosen.source} has no channel of kind {' or '.join(wanted) or '(none)'}")
-    specs = city.sources[chosen.source].kinds
-    return Part(series, columns, tuple(specs[kinds[i]].aggregate for i in columns))
+    aggregates = series.channels["aggregate"].to_pylist()
+    return Part(series, columns, tuple(aggregates[i] for i in columns))
 
 
 def _no_twins(channels: pa.Table, key: str) -> None:

@@ -1,9 +1,9 @@
 """A series source on its regular grid: `[T, N]` float32, NaN = missing, a memory-mapped chunk a month.
 
     folder/
-      grid.json         start, step and length; the chunks in order
+      grid.json         start, step, length and local time zone; the chunks in order
       splits.json       row ranges of train, validation and test
-      channels.parquet  a row a channel: sensor, kind, unit, label, latitude, longitude, district
+      channels.parquet  a row a channel: sensor, kind, unit, aggregate, label, latitude, longitude, district
       scalers.npy       float32 [2, N]: mean and standard deviation over the training split
       edges.parquet     sensor-to-sensor weights, where the source has a graph
       roles.json        only in a joined grid: column ranges of target, label and input
@@ -31,6 +31,7 @@ CHANNELS = pa.schema(
         ("sensor", pa.string()),
         ("kind", pa.string()),
         ("unit", pa.string()),
+        ("aggregate", pa.string()),
         ("label", pa.bool_()),
         ("latitude", pa.float64()),
         ("longitude", pa.float64()),
@@ -51,6 +52,8 @@ class Series:
     length: int
     chunks: tuple[tuple[str, int, int], ...]
     """(file, first row, one past the last row)"""
+    timezone: str = "UTC"
+    """Whose clock and calendar the city lives by here; `start` and all rows are UTC."""
 
     @classmethod
     def open(cls, folder: Path) -> "Series":
@@ -58,7 +61,7 @@ class Series:
         grid = files.read_json(folder / "grid.json")
         chunks = tuple((c["file"], c["lo"], c["hi"]) for c in grid["chunks"])
         step = np.timedelta64(grid["step_s"], "s")
-        return cls(folder, np.datetime64(grid["start"], "s"), step, grid["length"], chunks)
+        return cls(folder, np.datetime64(grid["start"], "s"), step, grid["length"], chunks, grid.get("timezone", "UTC"))
 
     @cached_property
     def channels(self) -> pa.Table:
@@ -152,6 +155,7 @@ def write(
     scalers: Array | None = None,
     edges: pa.Table | None = None,
     roles: dict[str, tuple[int, int]] | None = None,
+    timezone: str = "UTC",
 ) -> None:
     """Write a grid folder. `months` gives (name such as 2025-03, values [t, n]) in order; equal files stay as they are.
 
@@ -196,6 +200,7 @@ def write(
             "start": str(_naive(start)),
             "step_s": seconds,
             "length": lo,
+            "timezone": timezone,
             "chunks": [{"file": file, "lo": a, "hi": b} for file, a, b in chunks],
         },
     )
