@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.core import units
 from pipelines.core.errors import UserError, nearest
@@ -40,7 +41,7 @@ def _check(source: Source, feed: str, department: Department) -> None:
     step = source.step.total_seconds()
     if step % department.step_s:
         raise UserError(
-            f"simulator feed {feed}: step {step:.0f}s is not a multiple of the feed's own {department.step_s}s; mend step"
+            f"simulator feed {feed}: step {step:.0f}s is no multiple of its own {department.step_s}s; mend step"
         )
     for name, kind in source.kinds.items():
         if name not in department.units:
@@ -80,7 +81,7 @@ def _measured(source: Source, department: Department, day: int) -> Array:
         unit, decimals = department.units[name]
         fine = values[name]
         fine = fine.reshape(steps, len(fine) // steps, -1)
-        pick = {"mean": np.mean, "sum": np.sum, "max": np.max, "min": np.min}.get(kind.aggregate)
+        pick: Any = {"mean": np.mean, "sum": np.sum, "max": np.max, "min": np.min}.get(kind.aggregate)
         coarse = pick(fine, axis=1) if pick else fine[:, -1]
         out.append(np.round(units.convert(coarse, name, unit, kind.unit), decimals if unit == kind.unit else 3))
     return np.stack(out, axis=1)
@@ -114,8 +115,6 @@ def _tables(day: int, spoiler: Spoiler, clean: Array, names: pa.Array) -> tuple[
 
 
 def _within(table: pa.Table, window: Window) -> pa.Table:
-    import pyarrow.compute as pc
-
     time, kind = table["time"], table.schema.field("time").type
     start, end = pa.scalar(window.start, kind), pa.scalar(window.end, kind)
     return table.filter(pc.and_(pc.greater_equal(time, start), pc.less(time, end)))

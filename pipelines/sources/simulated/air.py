@@ -58,14 +58,14 @@ class Air:
         sky = weather(self.seed, day)
         no2_box, dust_box = self._boxes(day)
         slow, fast = (
-            red(self.seed, "far dust", day, 24, 1, 40),
+            red(self.seed, "far dust", day, 24, 1, 55),
             red(self.seed, "air texture", day, 24, 3 * self.n, 5).reshape(24, 3, self.n),
         )
         r = rng(self.seed, "air noise", day).standard_normal((24, 7, self.n))
         own = np.exp(0.05 * fast + 0.03 * r[:, :3])
         east = np.maximum(np.cos(np.radians(sky.direction - 90)), 0)[:, None]  # the continent lies to the east
         wash = np.exp(-0.18 * np.minimum(sky.rain, 3))[:, None]
-        far = np.exp(1.75 + 0.38 * slow + 0.55 * east) * wash
+        far = np.exp(1.6 + 0.42 * slow + 0.55 * east) * wash
         pm25 = (far + dust_box) * self.dust * own[:, 0]
         no2 = (5.0 + no2_box) * own[:, 1]
         bright = sky.sun[:, None] * (1 + 0.03 * np.maximum(sky.temperature[:, None] - 10, 0))
@@ -90,11 +90,14 @@ class Air:
         out = np.zeros((2, 24, self.n))
         for d in range(day - WARM_UP, day + 1):
             exhaust, smoke, keep = self._sources(d)
-            rain = weather(self.seed, d).rain
+            rain, mixed = weather(self.seed, d).rain, 2 / (1 + weather(self.seed, d).wind / 3)
             for h in range(24):
                 # mixing height and wind thin out what is added; dust settles more slowly than gas reacts
-                no2 = no2 * keep[h] * 0.9 + 9.0 * exhaust[h] * (0.35 + keep[h])
-                dust = dust * keep[h] ** 0.8 * np.exp(-0.1 * min(rain[h], 3)) + 0.75 * exhaust[h] + 1.1 * smoke[h]
+                thin = mixed[h]
+                no2 = no2 * keep[h] * 0.9 + thin * 9.0 * exhaust[h] * (0.35 + keep[h])
+                dust = dust * keep[h] ** 0.8 * np.exp(-0.1 * min(rain[h], 3)) + thin * (
+                    1.3 * exhaust[h] + 2.0 * smoke[h]
+                )
                 if d == day:
                     out[0, h], out[1, h] = no2, dust
         return out[0], out[1]

@@ -27,7 +27,7 @@ REFERENCE = range(20_000, 20_014)
 
 @dataclass(frozen=True)
 class Spoiled:
-    """A day's records [steps, kinds, n] after the faults; `again_*` [m] are extra records of `again` (three indices)."""
+    """A day's records [steps, kinds, n] after the faults; `again_value` [m] is sent again for `again` (indices)."""
 
     value: Array
     code: Array

@@ -1,5 +1,6 @@
-"""Roads: three radials and a ring, both ways. Jams form at bottlenecks and incidents and run upstream as shock waves."""
+"""Roads: three radials and a ring, both ways. Jams form at bottlenecks and incidents and run upstream as waves."""
 
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -43,7 +44,7 @@ def roads(n: int) -> Sites:
     for k, members in enumerate(lines):
         inward = k < 6 and k % 2 == 0
         chain = members[::-1] if inward or k == 7 else members
-        links += list(zip(chain, chain[1:], strict=False))
+        links += list(itertools.pairwise(chain))
         if k >= 6 and len(chain) > 2:
             links.append((chain[-1], chain[0]))
     for k in range(6):
@@ -132,7 +133,7 @@ class Traffic:
                 if jam.start + jam.minutes + 400 < t[0]:
                     continue
                 for i, hops, late in self._reach(jam.site, jam.wave):
-                    depth = jam.depth * 0.86**hops
+                    depth = jam.depth * 0.9**hops
                     # the tail dissolves from the front: farther upstream the queue comes later and goes a bit later
                     clear[:, i] *= 1 - depth * envelope(
                         t, jam.start + late, jam.start + jam.minutes + 0.55 * late, 12, 14
@@ -165,13 +166,13 @@ class Traffic:
         return jams
 
     def _jam(self, r: np.random.Generator, site: int, start: float, minutes: float, depth: float) -> Jam:
-        return Jam(site, start, float(min(minutes, 300)), float(np.clip(depth, 0.25, 0.95)), float(r.uniform(10, 17)))
+        return Jam(site, start, float(min(minutes, 300)), float(np.clip(depth, 0.25, 0.95)), float(r.uniform(8, 14)))
 
     def _reach(self, site: int, wave: float) -> list[tuple[int, int, float]]:
         """Detectors the queue comes to: (detector, hops upstream, minutes until it is there)."""
         found: dict[int, tuple[int, float]] = {site: (0, 0.0)}
         edge = [site]
-        for hops in range(1, 7):
+        for hops in range(1, 8):
             ahead = edge
             edge = []
             for b in ahead:

@@ -83,7 +83,7 @@ class Water:
         return extra
 
     def _leaks(self, day: int) -> tuple[Array, Array]:
-        """kPa lost and whether a leak is by, [96, n] each. A gauge one pipe away feels about half and is labelled too."""
+        """kPa lost and whether a leak is by, [96, n] each. A gauge one pipe away feels half and is labelled too."""
         minutes = np.arange(STEPS) * 15.0
         lost, leaking = np.zeros((STEPS, self.n)), np.zeros((STEPS, self.n), bool)
         for began in range(day - 3, day + 1):

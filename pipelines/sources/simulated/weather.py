@@ -35,9 +35,11 @@ def weather(seed: int, day: int) -> Weather:
     wet = 0.8 * front + 0.6 * shower
     cloud = 1 / (1 + np.exp(-1.6 * wet))
     swing = (1.2 + 2.6 * (1 + season)) * (1 - 0.6 * cloud)
-    temperature = 10.5 + 7.5 * season + 3.0 * mass + swing * np.cos(2 * np.pi * (hour - 15) / 24) - 1.0 * (wet > 1)
+    temperature = (
+        10.5 + 7.5 * season + 3.0 * mass + swing * np.cos(2 * np.pi * (hour - 15) / 24) - 0.8 * np.maximum(wet - 1, 0)
+    )
     humidity = 78 - 5 * season + 8 * wet - 2.2 * swing * np.cos(2 * np.pi * (hour - 15) / 24) - 1.0 * mass
     wind = np.exp(1.12 + 0.42 * gusts + 0.15 * front + 0.12 * np.cos(2 * np.pi * (hour - 14) / 24))
-    rain = np.where(wet > 1.0, 0.3 + 2.2 * np.maximum(wet - 1.0, 0) ** 1.4, 0.0)
+    rain = np.where(wet > 1.2, 0.2 + 1.7 * np.maximum(wet - 1.2, 0) ** 1.4, 0.0)
     sun = height * (1 - 0.7 * cloud)
     return Weather(temperature, np.clip(humidity, 25, 100), wind, (225 + 75 * veer) % 360, rain, sun)
