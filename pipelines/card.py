@@ -1,0 +1,345 @@
+"""bundle + metrics → cards/<task>/: the model card a reviewer reads, and what `register` needs to know.
+
+The stage is pure: equal inputs give equal bytes. It names no commit and no lineage, because DVC may
+restore it from its run cache under another upstream closure; `register` adds those, from where it is run.
+"""
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.core import files, log, params
+from pipelines.core.errors import UserError
+from pipelines.core.params import Params, Source, Task
+from pipelines.core.paths import Paths
+from pipelines.release import bundle
+
+FORMAT = 1
+METHODS = {"model": "model", "last_value": "last value", "profile": "profile", "ridge": "ridge"}
+NAMES = {
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "macro_f1": "macro F1",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "coverage80": "coverage of the 80 % interval",
+}
+_HIGHER = ("accuracy", "macro_f1", "f1", "precision", "recall", "auroc", "average_precision")
+_NO_ORDER = ("coverage", "bias")
+_ACT = {
+    "forecast": "forecasts",
+    "classify": "tells the class of",
+    "anomaly": "raises an alarm about",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything a card speaks of."""
+
+    name: str
+    digest: str
+    bytes: int
+    city: str
+    task: Task
+    kinds: tuple[str, ...]
+    inputs: dict[str, tuple[str, ...]]
+    sources: dict[str, Source]
+    until: dict[str, dt.datetime]
+    config: dict[str, Any]
+    evaluation: dict[str, Any]
+    finetune: dict[str, Any]
+    pretrain: dict[str, Any]
+    validation: dict[str, dict[str, Any]]
+    plots: tuple[str, ...]
+
+
+def run(key: str, *, root: Path = Path()) -> None:
+    """Write card.md and request.json of task `key`. Raises UserError when the bundle or a metrics file is missing."""
+    paths = Paths(root)
+    with log.room("card", key) as told:
+        facts = gather(params.load(root), key, paths)
+        files.write_bytes(paths.card(key) / "card.md", markdown(facts).encode())
+        files.write_json(paths.card(key) / "request.json", request(facts))
+        told["digest"] = facts.digest[:12]
+
+
+def gather(city: Params, name: str, paths: Paths) -> Facts:
+    """Read what the stages before left behind."""
+    task = city.task(name)
+    sources = list(dict.fromkeys([task.target.source, *(chosen.source for chosen in task.inputs)]))
+    digest = bundle.verify(paths.task(name))
+    plots = paths.plots("evaluate", name)
+    return Facts(
+        name=name,
+        digest=digest,
+        bytes=sum(f["size"] for f in files.read_json(paths.task(name) / bundle.MANIFEST)["files"].values()),
+        city=city.city.name,
+        task=task,
+        kinds=city.kinds(task.target),
+        inputs={chosen.source: city.kinds(chosen) for chosen in task.inputs},
+        sources={s: city.source(s) for s in sources},
+        until={s: city.window_end(s) for s in sources},
+        config=_read(paths.task(name) / "config.json"),
+        evaluation=_read(paths.metrics("evaluate", name)),
+        finetune=_read(paths.metrics("finetune", name)),
+        pretrain={} if task.finetune.scratch else _read(paths.metrics("pretrain", task.backbone)),
+        validation={s: _read(paths.metrics("validate", s)) for s in sources},
+        plots=tuple(sorted(p.relative_to(plots).as_posix() for p in plots.rglob("*") if p.is_file())),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = files.read_json(path)
+    except (FileNotFoundError, ValueError):
+        raise UserError(f"{path}: missing or not JSON; a stage before `card` writes it: run dvc repro") from None
+    return data
+
+
+def request(facts: Facts) -> dict[str, Any]:
+    """What `register` needs beside the files themselves."""
+    backbone = {k: v for k, v in facts.config["backbone"].items() if k in ("name", "sha256", "size")}
+    block = flatten({"task": _plain(facts.task), "backbone": backbone})
+    return {
+        "format": FORMAT,
+        "task": facts.name,
+        "digest": facts.digest,
+        "objective": facts.task.objective,
+        "department": facts.task.department,
+        "question": facts.task.question,
+        "summary": first_line(facts),
+        "backbone": None if facts.task.finetune.scratch else facts.task.backbone,
+        "sources": list(facts.sources),
+        "primary": facts.evaluation["primary"],
+        "params": block,
+        "params_hash": files.sha256_json(block),
+        "metrics": _metrics(facts),
+        "data_window": "; ".join(f"{s} {spec.start:%F}/{_day(facts.until[s])}" for s, spec in facts.sources.items()),
+        "test_window": "{from}/{until}".format(**facts.evaluation["test"]),
+        "test_from": facts.sources[facts.task.target.source].test_from.isoformat(),
+        "bundle_bytes": facts.bytes,
+    }
+
+
+def _metrics(facts: Facts) -> dict[str, float]:
+    """MLflow groups its charts by what stands before the slash."""
+    found = facts.evaluation
+    tree: dict[str, Any] = {"test": found["model"]}
+    tree |= {method: found[method] for method in METHODS if method != "model" and method in found}
+    tree["interval"] = {k: v for k, v in _versus(found).items() if k != "baseline"}
+    tree["finetune"] = {k: facts.finetune.get(k) for k in ("train", "validation")}
+    tree["data"] = {
+        source: {k: report.get(k) for k in ("records", "validated", "quarantined")}
+        for source, report in facts.validation.items()
+    }
+    tree["size"] = {"parameters": facts.finetune.get("parameters"), "bundle_bytes": facts.bytes}
+    flat = flatten(tree, "/")
+    return {k: float(v) for k, v in flat.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+
+
+def flatten(tree: Any, separator: str = ".") -> dict[str, Any]:
+    """A nested mapping as one level; lists become text."""
+
+    def walk(node: Any, at: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(node, dict):
+            for key in sorted(node):
+                yield from walk(node[key], f"{at}{separator}{key}" if at else str(key))
+        elif isinstance(node, list | tuple):
+            yield at, ", ".join(str(item) for item in node)
+        else:
+            yield at, node
+
+    return dict(walk(tree, ""))
+
+
+def _plain(task: Task) -> dict[str, Any]:
+    """A task's block with durations as they are written in params.yaml."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        return _span(value) if isinstance(value, dt.timedelta) else value
+
+    block: dict[str, Any] = plain(task.model_dump())
+    block["inputs"] = [f"{i['source']}: {', '.join(i['kinds']) or 'all'}" for i in block["inputs"]]
+    return {k: v for k, v in block.items() if v is not None}
+
+
+def markdown(facts: Facts) -> str:
+    """The card. MLflow's list of versions shows its raw first line, so that is a plain sentence."""
+    parts = [
+        first_line(facts),
+        f"# {facts.name}",
+        _what(facts),
+        "## Results on the frozen test",
+        _results(facts),
+        "## Data",
+        _data(facts),
+        "## Intended use and limits",
+        "\n".join(f"- {limit}" for limit in _limits(facts)),
+        "## Plots and reports",
+        _plots(facts),
+        "## Size and making",
+        _making(facts),
+        "## Review",
+        "Set one of these tags on this version (key = value); an optional tag `review_note` says why.\n\n"
+        f"    review.<your name> = approved:{facts.digest}\n    review.<your name> = rejected:{facts.digest}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def first_line(facts: Facts) -> str:
+    """One sentence: the question, and the main metric beside the best baseline's."""
+    found = facts.evaluation
+    metric, scores = found["primary"], found["model"]
+    answer = f"{facts.name} answers: {' '.join(facts.task.question.split())}"
+    ours = f"{_name(metric)} {_number(scores.get(metric))}"
+    rivals = {m: found[m][metric] for m in METHODS if m != "model" and _has(found.get(m), metric)}
+    if not rivals or not _has(scores, metric):
+        return f"{answer} {ours} on the frozen test."
+    best = (max if found["higher_is_better"] else min)(rivals, key=lambda m: rivals[m])
+    better = _better(scores[metric], rivals[best], found["higher_is_better"])
+    word = "against" if better else "which is no better than"
+    return f"{answer} {ours} {word} {_number(rivals[best])} ({METHODS[best]}, the best baseline)."
+
+
+def _what(facts: Facts) -> str:
+    task, target = facts.task, facts.sources[facts.task.target.source]
+    sensors = len({c["sensor"] for c in facts.config["channels"] if c["role"] == "target"})
+    kinds = " and ".join(f"{k} ({target.kinds[k].unit})" for k in facts.kinds)
+    inputs = "; ".join(f"`{source}` ({', '.join(chosen)})" for source, chosen in facts.inputs.items())
+    lines = [
+        f"For the **{task.department}** department of {facts.city}. {facts.name} {_ACT[task.objective]} {kinds} at "
+        f"{sensors} sensors of `{task.target.source}` ({target.about or target.department}), every "
+        f"{_span(target.step)} for the next {_span(task.horizon)}, from the last {_span(task.context)}"
+        f"{f' and from {inputs}' if inputs else ''}.",
+    ]
+    if task.classes:
+        ranges = ", ".join(str(edge) for edge in task.classes.edges)
+        lines.append(f"Classes: {', '.join(task.classes.names)}, split at {ranges} of a sensor's reference value.")
+    return "\n".join(lines)
+
+
+def _results(facts: Facts) -> str:
+    found = facts.evaluation
+    methods = [m for m in METHODS if isinstance(found.get(m), dict)]
+    rows = ["| metric | " + " | ".join(METHODS[m] for m in methods) + " |", "|---|" + "--:|" * len(methods)]
+    for metric in sorted(found["model"], key=lambda m: (m != found["primary"], m)):
+        values = {m: found[m][metric] for m in methods if _has(found[m], metric)}
+        winners = _winners(metric, values, found)
+        cells = [f"**{_number(values[m])}**" if m in winners else _number(values.get(m)) for m in methods]
+        rows.append(f"| {_name(metric)} | {' | '.join(cells)} |")
+    test = found["test"]
+    told = f"Frozen test {test['from']} to {test['until']}"
+    counts = [f"{test[k]:,} {k}" for k in ("forecasts", "points") if isinstance(test.get(k), int)]
+    return "\n".join(rows) + f"\n\n{told}{': ' if counts else ''}{', '.join(counts)}. {_interval(found)}".rstrip()
+
+
+def _winners(metric: str, values: dict[str, float], found: dict[str, Any]) -> set[str]:
+    if not values or metric.startswith(_NO_ORDER):
+        return set()
+    higher = found["higher_is_better"] if metric == found["primary"] else metric.startswith(_HIGHER)
+    best = (max if higher else min)(values.values())
+    return {m for m, value in values.items() if value == best}
+
+
+def _interval(found: dict[str, Any]) -> str:
+    """The paired difference is one of errors, so lower is better whatever the primary metric."""
+    versus = _versus(found)
+    if not all(_has(versus, k) for k in ("difference", "low", "high")):
+        return ""
+    low, high = versus["low"], versus["high"]
+    if low <= 0 <= high:
+        verdict = "it includes zero, so the two may be equally good"
+    else:
+        verdict = f"the model is {'better' if high < 0 else 'worse'}"
+    name = METHODS.get(versus["baseline"], versus["baseline"])
+    return (
+        f"Error, model minus {name}, day by day: {_number(versus['difference'])}, "
+        f"95 % interval {_number(low)} to {_number(high)}; {verdict}."
+    )
+
+
+def _versus(found: dict[str, Any]) -> dict[str, Any]:
+    versus: dict[str, Any] = (found.get("interval") or {}).get("versus_best_baseline") or {}
+    return versus
+
+
+def _data(facts: Facts) -> str:
+    rows = ["| source | from | until | records | validated | quarantined |", "|---|---|---|--:|--:|--:|"]
+    for name, source in facts.sources.items():
+        report = facts.validation[name]
+        counts = [_number(report.get(k)) for k in ("records", "validated", "quarantined")]
+        rows.append(f"| {name} | {source.start:%F} | {_day(facts.until[name])} | {' | '.join(counts)} |")
+    target = facts.sources[facts.task.target.source]
+    return "\n".join(rows) + (
+        f"\n\nTrained on {target.start:%F} to {target.validation_from:%F}, chosen on the data up to "
+        f"{target.test_from:%F}, scored on what follows. Quarantined records took no part."
+    )
+
+
+def _limits(facts: Facts) -> Iterator[str]:
+    target = facts.sources[facts.task.target.source]
+    yield f"An aid to the people of {facts.task.department}: it says what is likely, not what to do."
+    days = (target.validation_from - target.start).days
+    if days < 365:
+        yield f"Trained on {days} days: it has not seen a whole year, so seasons and rare days are unknown to it."
+    yield "Made for the sensors of its training data; a sensor that came later is not answered until it is retrained."
+    if facts.task.label:
+        yield f"Its threshold was chosen on labels ({facts.task.label}) before the test; wrong labels count against it."
+    if any(source.read.connector == "simulator" for source in facts.sources.values()):
+        yield "Its data are simulated: these figures say nothing of a real city."
+
+
+def _plots(facts: Facts) -> str:
+    named = ", ".join(f"`{name}`" for name in facts.plots if not name.endswith(".json")) or "none"
+    return (
+        f"On the run's page, under artifacts: evaluation in `plots/evaluate/` ({named}), learning curves in "
+        "`plots/finetune/` and `plots/pretrain/`, each source's data report in `plots/validate/` (open its HTML), and "
+        "all figures in `metrics/`."
+    )
+
+
+def _making(facts: Facts) -> str:
+    size = (
+        f"{_number(facts.finetune.get('parameters'))} parameters, {facts.bytes / 1e6:.2f} MB; digest `{facts.digest}`."
+    )
+    steps = facts.finetune.get("steps")
+    how = "from scratch" if facts.task.finetune.scratch else f"from backbone `{facts.task.backbone}`"
+    return (
+        f"{size} Fine-tuned {how}{f' in {steps:,} steps' if isinstance(steps, int) else ''}. To make it again, at the "
+        f"commit named under Lineage:\n\n    dvc pull && dvc repro card@{facts.name} && cityloop register {facts.name}"
+    )
+
+
+def _has(scores: Any, metric: str) -> bool:
+    return isinstance(scores, dict) and isinstance(scores.get(metric), int | float)
+
+
+def _better(ours: float, theirs: float, higher: bool) -> bool:
+    return ours > theirs if higher else ours < theirs
+
+
+def _name(metric: str) -> str:
+    return NAMES.get(metric, metric.replace("_", " "))
+
+
+def _number(value: Any) -> str:
+    if not isinstance(value, int | float):
+        return "–"
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _span(step: dt.timedelta) -> str:
+    seconds = int(step.total_seconds())
+    unit, size = next((u, s) for u, s in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)) if seconds % s == 0)
+    return f"{seconds // size} {unit}"
+
+
+def _day(moment: dt.datetime) -> str:
+    return f"{moment:%F}" if moment.time() == dt.time() else f"{moment:%FT%RZ}"

@@ -1,0 +1,116 @@
+"""A city folder as `evaluate` leaves it: one task with a toy bundle that the real Predictor answers from."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.core import files
+from pipelines.core.paths import Paths
+from pipelines.core.windows import Spec
+from pipelines.release import bundle
+
+ROOT = Path(__file__).resolve().parents[1]
+TASK = "air_quality"
+SENSORS = ("mast_1", "mast_2", "mast_3")
+SPEC = Spec(step_s=3600, context=96, horizon=24, timezone="Europe/Amsterdam")
+NAMES = ("q0.1", "q0.5", "q0.9", "mean")
+
+
+def city(folder: Path, task: str = TASK, factor: float = 1.0) -> Paths:
+    """Everything `card` reads, for one task. Another `factor` is another model."""
+    for name in ("params.yaml", "window.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    paths = Paths(folder)
+    bundle.write(paths.task(task), contents(task, factor))
+    scores = {"mae": 3.25 * factor, "rmse": 4.5, "pinball": 1.2, "coverage80": 0.79}
+    baselines = {m: {k: v + 0.5 for k, v in scores.items()} for m in ("last_value", "profile", "ridge")}
+    files.write_json(
+        paths.metrics("evaluate", task),
+        {
+            "primary": "mae",
+            "higher_is_better": False,
+            "test": {"from": "2025-03-17T00:00:00", "until": "2025-04-07T00:00:00", "forecasts": 21, "points": 1512},
+            "model": scores,
+            **baselines,
+            "interval": {
+                "versus_best_baseline": {"baseline": "ridge", "difference": -0.5, "low": -0.75, "high": -0.25}
+            },
+        },
+    )
+    report = {"train": {"loss": 0.1}, "validation": {"loss": 0.2}, "parameters": 123456, "steps": 200}
+    curve = [{"step": s, "train_loss": 1 / (s + 1), "validation_loss": 1.5 / (s + 1)} for s in range(0, 201, 50)]
+    for stage, key in (("finetune", task), ("pretrain", "series")):
+        files.write_json(paths.metrics(stage, key), report)
+        files.write_json(paths.plots(stage, key) / "curve.json", curve)
+    for source in ("air", "energy", "traffic", "water"):
+        files.write_json(paths.metrics("validate", source), {"records": 1000, "validated": 990, "quarantined": 10})
+        files.write_bytes(paths.plots("validate", source) / "index.html", b"<html>report</html>")
+    files.write_bytes(paths.plots("evaluate", task) / "by_step.png", b"\x89PNG")
+    files.write_json(paths.plots("evaluate", task) / "by_step.json", [{"step": 1, "method": "model", "mae": 3.0}])
+    return paths
+
+
+def contents(task: str = TASK, factor: float = 1.0) -> dict[str, bytes]:
+    """A bundle whose answers are `factor` times the mean of the context, in one ONNX graph."""
+    from safetensors.numpy import save
+
+    n = len(SENSORS)
+    values = np.random.default_rng(0).uniform(5, 30, (2, SPEC.context, n)).astype(np.float32)
+    tables = {
+        "profile": np.full((168, n), 10, np.float32),
+        **{k: np.ones(n, np.float32) for k in ("mean", "std", "reference")},
+        "place": np.zeros((n, 12), np.float32),
+        **{k: np.zeros(n, np.int64) for k in ("kind", "sensor")},
+    }
+    answer = (values.mean(1)[:, None, :, None] * _shape(factor)).astype(np.float32)
+    channels = [{"sensor": s, "kind": "pm25", "unit": "ug/m3", "role": "target"} for s in SENSORS]
+    config: dict[str, Any] = {
+        "task": task,
+        "objective": "forecast",
+        "department": "environment",
+        "question": "How much?",
+        "spec": SPEC.to_json(),
+        "reconstruct": False,
+        "targets": n,
+        "target": {"source": "air", "kinds": ["pm25"]},
+        "inputs": [],
+        "names": list(NAMES),
+        "aux": {},
+        "backbone": {"name": "series", "sha256": "0" * 64, "size": "tiny", "kinds": ["pm25"]},
+        "channels": channels,
+    }
+    return {
+        "model.onnx": _graph(factor),
+        "weights.safetensors": save({"w": np.zeros(3, np.float32)}),
+        "tables.safetensors": save(tables),
+        "golden.safetensors": save({"input.values": values, "answer": answer}),
+        "config.json": files.to_json(config),
+    }
+
+
+def _shape(factor: float) -> np.ndarray[Any, Any]:
+    row = np.array([0.9, 1.0, 1.1, 1.0], np.float32) * np.float32(factor)
+    return np.tile(row, (1, SPEC.horizon, 1, 1)).astype(np.float32)
+
+
+def _graph(factor: float) -> bytes:
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("ReduceMean", ["values", "axis"], ["mean"], keepdims=1),
+        helper.make_node("Unsqueeze", ["mean", "last"], ["column"]),
+        helper.make_node("Mul", ["column", "shape"], ["answer"]),
+    ]
+    constants = {"axis": np.array([1], np.int64), "last": np.array([3], np.int64), "shape": _shape(factor)}
+    graph = helper.make_graph(
+        nodes,
+        "toy",
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["b", SPEC.context, "n"])],
+        [helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["b", SPEC.horizon, "n", 4])],
+        [numpy_helper.from_array(v, k) for k, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
