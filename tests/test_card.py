@@ -1,0 +1,109 @@
+"""The card: what a reviewer reads first, and the same bytes for the same inputs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import carded
+import pytest
+import yaml
+
+from pipelines import card
+from pipelines.core import files
+from pipelines.core.errors import UserError
+from pipelines.core.paths import Paths
+from pipelines.core.tracking import DESCRIPTION_LIMIT
+from pipelines.release import bundle
+
+
+def written(paths: Paths, task: str = carded.TASK) -> tuple[str, dict[str, Any]]:
+    card.run(task, root=paths.root)
+    folder = paths.card(task)
+    return (folder / "card.md").read_text(), files.read_json(folder / "request.json")
+
+
+def test_the_first_line_is_a_plain_sentence_with_the_main_figures(tmp_path: Path) -> None:
+    text, request = written(carded.city(tmp_path))
+    first = text.splitlines()[0]
+    assert first == (
+        "air_quality answers: How much fine dust will each station measure over the next day? "
+        "MAE 3.25 against 3.75 (last value, the best baseline)."
+    )
+    assert request["summary"] == first
+
+
+def test_the_card_holds_what_a_review_needs(tmp_path: Path) -> None:
+    paths = carded.city(tmp_path)
+    text, request = written(paths)
+    assert "| MAE | **3.25** | 3.75 | 3.75 | 3.75 |" in text
+    assert "95 % interval -0.75 to -0.25; the model is better" in text
+    assert "| air | 2024-10-07 | 2025-04-07 | 1,000 | 990 | 10 |" in text
+    assert f"review.<your name> = approved:{bundle.digest(paths.task(carded.TASK))}" in text
+    assert "`by_step.png`" in text
+    assert len(text) < DESCRIPTION_LIMIT - 600
+    assert request["digest"] == bundle.verify(paths.task(carded.TASK))
+    assert request["metrics"]["test/mae"] == 3.25
+    assert request["params"]["task.context"] == "4 d"
+
+
+def test_equal_inputs_give_equal_bytes_wherever_they_lie(tmp_path: Path) -> None:
+    made = []
+    for name in ("one", "another/place"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        card.run(carded.TASK, root=carded.city(folder).root)
+        made.append({p.name: p.read_bytes() for p in (folder / "cards" / carded.TASK).iterdir()})
+    assert made[0] == made[1]
+    assert sorted(made[0]) == ["card.md", "request.json"]
+    assert str(tmp_path) not in made[0]["card.md"].decode() + made[0]["request.json"].decode()
+
+
+def test_a_model_that_loses_is_said_to_lose(tmp_path: Path) -> None:
+    paths = carded.city(tmp_path)
+    path = paths.metrics("evaluate", carded.TASK)
+    found = files.read_json(path)
+    found["ridge"]["mae"] = 2.0
+    found["interval"]["versus_best_baseline"] |= {"difference": 1.25, "low": 1.0, "high": 1.5}
+    files.write_json(path, found)
+    text, _ = written(paths)
+    assert "MAE 3.25 which is no better than 2 (ridge, the best baseline)." in text.splitlines()[0]
+    assert "| MAE | 3.25 | 3.75 | 3.75 | **2** |" in text
+    assert "the model is worse" in text
+
+
+def test_metrics_where_more_is_better_and_metrics_that_are_not_there(tmp_path: Path) -> None:
+    paths = carded.city(tmp_path)
+    path = paths.metrics("evaluate", carded.TASK)
+    found = files.read_json(path)
+    found |= {"primary": "macro_f1", "higher_is_better": True, "model": {"macro_f1": 0.8, "log_loss": 0.5}}
+    found |= {"last_value": {"macro_f1": 0.7, "log_loss": None}, "profile": {"macro_f1": 0.6, "log_loss": 0.4}}
+    del found["ridge"], found["interval"]
+    files.write_json(path, found)
+    text, request = written(paths)
+    assert "| macro F1 | **0.8** | 0.7 | 0.6 |" in text
+    assert "| log loss | 0.5 | – | **0.4** |" in text
+    assert "last_value/log_loss" not in request["metrics"]
+
+
+def test_every_task_of_the_city_has_a_card_that_fits_a_description(tmp_path: Path) -> None:
+    city = yaml.safe_load((carded.ROOT / "params.yaml").read_text())
+    for task in city["tasks"]:
+        text, _ = written(carded.city(tmp_path, task), task)
+        assert text.startswith(f"{task} answers: {city['tasks'][task]['question']}")
+        assert len(text) < DESCRIPTION_LIMIT - 600
+
+
+def test_what_is_missing_or_changed_is_named(tmp_path: Path) -> None:
+    paths = carded.city(tmp_path)
+    metrics = paths.metrics("evaluate", carded.TASK)
+    kept = metrics.read_bytes()
+    metrics.unlink()
+    with pytest.raises(UserError, match=r"metrics/evaluate/air_quality\.json.*dvc repro"):
+        card.run(carded.TASK, root=tmp_path)
+    metrics.write_bytes(kept)
+    (paths.task(carded.TASK) / "config.json").write_text(json.dumps({}))
+    with pytest.raises(UserError, match=r"config\.json"):
+        card.run(carded.TASK, root=tmp_path)
+    with pytest.raises(UserError, match="did you mean 'air_quality'"):
+        card.run("air_qualty", root=tmp_path)
+    assert not paths.card(carded.TASK).exists()
