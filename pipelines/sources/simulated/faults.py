@@ -163,7 +163,8 @@ class Spoiler:
         able = [k for k in self.open if self.stuck_after[k]]
         for k in able:
             after = self.stuck_after[k] or 0.0
-            seconds = (after * 4 / 3, min(after * 6, (LOOK_BACK - 1) * 86400.0))
+            longest = (LOOK_BACK - 1) * 86400.0
+            seconds = (min(after * 4 / 3, longest), min(after * 6, longest))
             rate = self._rate(self.faults.stuck * self.n * self.steps / self.records, seconds, 1)
             for e in self._episodes(f"stuck {self.names[k]}", day, rate * len(self.open) / len(able), seconds):
                 site = int(e.r.integers(self.n))
