@@ -6,18 +6,35 @@ the file, the key path and the nearest valid key.
 
 import datetime as dt
 import re
+from collections.abc import Hashable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pipelines.core.errors import UserError, nearest
 
 PARAMS = "params.yaml"
 WINDOW = "window.yaml"
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+@dataclass(frozen=True)
+class Unquoted:
+    """A date that stands in YAML without quotes; no key takes one."""
+
+    text: str
+
+    @property
+    def advice(self) -> str:
+        return f'write the date in quotes: "{self.text}" (DVC stops at an unquoted date)'
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def parse_duration(text: Any) -> dt.timedelta:
@@ -34,8 +51,10 @@ def parse_instant(text: Any) -> dt.datetime:
     """An ISO date or date-time as an aware UTC datetime; one without a zone is UTC. Raises ValueError."""
     if isinstance(text, dt.datetime) and text.tzinfo is not None:
         return text.astimezone(dt.UTC)
+    if isinstance(text, Unquoted):
+        raise ValueError(text.advice)
     if not isinstance(text, str):
-        raise ValueError(f'write the date in quotes: "{text}" (DVC stops at an unquoted date)')
+        raise ValueError(f'{text!r} is not a date; write it in quotes, as "2025-03-01" or "2025-03-01T06:00:00Z"')
     try:
         value = dt.datetime.fromisoformat(text)
     except ValueError:
@@ -78,7 +97,8 @@ class Model(BaseModel):
         if isinstance(data, dict):
             for key in data:
                 if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
+                    hint = nearest(str(key), cls.model_fields)
+                    raise PydanticCustomError("unknown_key", "unknown key; {hint}", {"key": str(key), "hint": hint})
         return data
 
 
@@ -247,7 +267,7 @@ class FilesRead(Model):
     format: Literal["csv", "parquet", "npz", "hdf5"] | None = None
     """None: by the file's ending."""
     layout: Literal["wide", "long", "station"] = "long"
-    """wide: a column a sensor (or as `columns` says); long: a row a record; station: a row a moment, a column a kind."""
+    """wide: a column a sensor (or as `columns` says); long: a row a record; station: a row a time, a column a kind."""
     time: str | TimeSplit | None = None
     """None for a wide file without time: then `first` and the source's `step` say when."""
     time_format: str | None = None
@@ -469,6 +489,11 @@ class Params(Model):
             self._select(task.target, f"{at}.target")
             for i, chosen in enumerate(task.inputs):
                 self._select(chosen, f"{at}.inputs.{i}")
+                for kind in chosen.kinds:
+                    if self.sources[chosen.source].kinds[kind].label:
+                        raise ValueError(
+                            f"{at}.inputs.{i}.kinds: {kind!r} is a label, known only afterwards; leave it out"
+                        )
             target = self.sources[task.target.source]
             if task.label and not (task.label in target.kinds and target.kinds[task.label].label):
                 raise ValueError(f"{at}.label: {task.label!r} is not a kind with `label: true` of {task.target.source}")
@@ -532,16 +557,25 @@ def _find(group: dict[str, Any], name: str, what: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, which YAML would silently let win."""
+    """Safe YAML that refuses a key given twice, which YAML would silently let win, and keeps unquoted dates apart."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
             if key in seen and key != "<<":
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _unquoted(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Unquoted:
+    return Unquoted(str(loader.construct_scalar(node)))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _unquoted)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -551,10 +585,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
             data = yaml.load(file, _Loader)  # noqa: S506 (a SafeLoader subclass)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run cityloop in the folder that has it, or name it with -C") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UserError(f"{path}{line}: not valid YAML: {problem}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping of keys, found {type(data).__name__}")
     return data
@@ -569,23 +606,43 @@ def load(root: Path = Path()) -> Params:
     try:
         params = Params.model_validate({**data, "window": window})
     except ValidationError as error:
-        raise UserError(_one_line(error, root)) from None
+        raise UserError(_one_line(error, {**data, "window": window}, root)) from None
     for name in window:
         if name not in params.sources:
             raise UserError(f"{root / WINDOW}: {name}: no such source; {nearest(name, params.sources)}")
     return params
 
 
-def _one_line(error: ValidationError, root: Path) -> str:
-    first = error.errors()[0]
-    loc = [str(part) for part in first["loc"] if part not in ("simulator", "files", "[key]")]
-    file = root / PARAMS
-    if loc and loc[0] == "window":
-        file, loc = root / WINDOW, loc[1:]
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        message = "missing; this key is required"
-    elif first["type"] not in ("value_error", "union_tag_invalid", "union_tag_not_found"):
-        message += f" (found {str(first['input'])[:60]!r})"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{file}: {'.'.join(loc)}{': ' if loc else ''}{message}{more}"
+def _one_line(error: ValidationError, data: dict[str, Any], root: Path) -> str:
+    faults: dict[tuple[str, ...], ErrorDetails] = {}
+    for details in error.errors():
+        faults.setdefault(_key_path(details, data), details)  # the branches of a union fail at one key together
+    (path, first), *rest = faults.items()
+    file = root / (WINDOW if path[:1] == ("window",) else PARAMS)
+    at = ".".join(path[1:] if path[:1] == ("window",) else path)
+    more = f" (and {len(rest)} more)" if rest else ""
+    return f"{file}: {at}{': ' if at else ''}{_message(first)}{more}"
+
+
+def _key_path(details: ErrorDetails, data: Any) -> tuple[str, ...]:
+    """The keys as they stand in the file, without pydantic's notes on unions and the like."""
+    path: list[str] = []
+    for part in details["loc"]:
+        if part in (data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()):
+            data = data[part]
+        elif details["type"] != "missing" or part != details["loc"][-1]:
+            continue
+        path.append(str(part))
+    return (*path, str(details["ctx"]["key"])) if details["type"] == "unknown_key" else tuple(path)
+
+
+def _message(details: ErrorDetails) -> str:
+    message = details["msg"].removeprefix("Value error, ")
+    if isinstance(details["input"], Unquoted):
+        return details["input"].advice
+    if details["type"] == "missing":
+        return "missing; this key is required"
+    if details["type"] in ("value_error", "unknown_key", "union_tag_invalid", "union_tag_not_found"):
+        return message
+    found = " ".join(str(details["input"]).split())
+    return f"{message} (found {found[:60]!r})"
