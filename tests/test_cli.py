@@ -82,6 +82,13 @@ def test_window_moves_the_sources_it_names_and_no_other(city_files: Path) -> Non
     assert (city_files / "window.yaml").read_text() == before
 
 
+def test_the_readmes_floor_plan_names_every_module_and_stays_short() -> None:
+    text = (ROOT / "README.md").read_text()
+    modules = [p for p in (ROOT / "pipelines").rglob("*.py") if p.name != "__init__.py"]
+    assert [p.name for p in modules if p.name not in text] == []
+    assert len(text.splitlines()) < 150
+
+
 def _cityloop(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pipelines", *words], capture_output=True, text=True, cwd=ROOT, check=False
