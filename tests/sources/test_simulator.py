@@ -98,6 +98,14 @@ def test_the_seed_makes_the_city() -> None:
     assert not once.equals(other)
 
 
+def test_a_contract_changes_no_sensor() -> None:
+    usual, strict = (
+        fetch(source("water", contract=c), MONDAY - 20 * DAY, 20) for c in ({}, {"stuck_after": "2h", "spike_sigma": 4})
+    )
+    for one, other in zip(usual, strict, strict=True):
+        assert one.to_pandas().equals(other.to_pandas())
+
+
 @pytest.mark.parametrize(("feed", "sensors"), [("traffic", 40), ("air", 12), ("energy", 10), ("water", 12)])
 def test_a_clean_city_is_whole_and_in_range(feed: str, sensors: int) -> None:
     what = source(feed, faults=CLEAN)

@@ -21,6 +21,8 @@ HERE, ABSENT, NAN, NULL = range(4)
 """How a missing record is delivered: not at all, as NaN or as null."""
 LOOK_BACK = 4
 """Days an episode can last at most."""
+FREEZE = 6 * 3600.0
+"""Seconds unchanged that a kind without `stuck_after` of its own is taken to notice."""
 REFERENCE = range(20_000, 20_014)
 """The fourteen days (2024-10-04 …) over which a channel's usual deviation is taken."""
 
@@ -60,19 +62,17 @@ class Spoiler:
         self.names, self.kinds = list(source.kinds), list(source.kinds.values())
         self.step_s = int(source.step.total_seconds())
         self.steps, self.n = 86400 // self.step_s, sensors
-        self.stuck_after = [self._stuck_after(kind, source) for kind in self.kinds]
+        self.stuck_after = [self._stuck_after(kind) for kind in self.kinds]
         self.open = [k for k, kind in enumerate(self.kinds) if not kind.label]
         self.records = self.steps * len(self.open) * self.n
         """Records a day that faults may touch; shares are of these."""
 
     @staticmethod
-    def _stuck_after(kind: Kind, source: Source) -> float | None:
-        """Seconds; None where constant values are normal."""
+    def _stuck_after(kind: Kind) -> float | None:
+        """Seconds; None where constant values are normal. The contract has no say: what it asks changes no sensor."""
         if kind.label or kind.stuck_after == "never":
             return None
-        after = kind.stuck_after or source.contract.stuck_after
-        assert isinstance(after, dt.timedelta)
-        return after.total_seconds()
+        return kind.stuck_after.total_seconds() if isinstance(kind.stuck_after, dt.timedelta) else FREEZE
 
     @cached_property
     def sigma(self) -> Array:
