@@ -1,0 +1,297 @@
+"""Record flags as Ibis expressions: written once, run by DuckDB here and by Spark on a cluster.
+
+A flag on a record of day d looks at d's own file and at the LOOKBACK days before it, never further
+and never ahead, whatever else happens to be in the table. So a day gets the same flags alone, in a
+batch of days or years later. Every window below is bounded or masked accordingly.
+"""
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.core import units
+from pipelines.core.errors import UserError
+from pipelines.core.params import Kind, Source
+
+Table = Any
+"""An Ibis table or column expression."""
+
+REASONS = (
+    "clock_skew",
+    "duplicate",
+    "missing",
+    "out_of_range",
+    "outside_bounds",
+    "spike",
+    "stuck",
+    "unit_mixup",
+    "unknown_kind",
+    "unknown_sensor",
+)
+DAY = 86_400_000_000
+LOOKBACK = 8
+REFERENCE = LOOKBACK - 1
+"""Days that make up what is usual; the day before them is there for the neighbours of their first records."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a contract asks of single records, with times in microseconds."""
+
+    step: int
+    tolerance: float
+    sigma: float
+    kinds: pa.Table
+    mixups: pa.Table
+    constant_ok: tuple[tuple[str, tuple[float, ...]], ...]
+
+
+KINDS = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("lo", pa.float64()),
+        ("hi", pa.float64()),
+        ("stuck_us", pa.int64()),
+        ("spikes", pa.bool_()),
+    ]
+)
+MIXUPS = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("unit", pa.string()),
+        ("scale", pa.float64()),
+        ("shift", pa.float64()),
+        ("logarithmic", pa.bool_()),
+    ]
+)
+
+
+def _rows(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+    )
+
+
+def _linear(kind: str, unit: str, wrong: str) -> tuple[float, float]:
+    """A reading in `wrong` is scale * (the reading in `unit`) + shift."""
+    shift, one = units.convert(np.array([0.0, 1.0]), kind, unit, wrong).tolist()
+    return one - shift, shift
+
+
+def micros(span: dt.timedelta) -> int:
+    return span // dt.timedelta(microseconds=1)
+
+
+def stuck_after(kind: Kind, source: Source) -> int | None:
+    """Microseconds; None where constant values are normal."""
+    span = kind.stuck_after if kind.stuck_after is not None else source.contract.stuck_after
+    return None if span == "never" else micros(span)
+
+
+def rules(name: str, source: Source) -> Rules:
+    """Raises UserError when a kind names an unknown unit or a freeze longer than the look-back can see."""
+    kinds, mixups = [], []
+    longest = 0
+    for kind, spec in source.kinds.items():
+        stuck = stuck_after(spec, source)
+        longest = max(longest, stuck or 0)
+        kinds.append((kind, *spec.range, stuck, spec.spikes and not spec.label))
+        try:
+            wrong = [(unit, *_linear(kind, spec.unit, unit)) for unit in spec.mixups]
+        except ValueError as error:
+            raise UserError(f"params.yaml: sources.{name}.kinds.{kind}.mixups: {error}") from None
+        logarithmic = spec.range[0] >= 0 and not any(shift for _, _, shift in wrong)
+        mixups += [(kind, unit, scale, shift, logarithmic) for unit, scale, shift in wrong]
+    if 2 * longest > LOOKBACK * DAY:  # see `_stuck`
+        raise UserError(
+            f"params.yaml: sources.{name}: stuck_after of {longest / DAY:g} days is longer than validation looks back; "
+            f"give at most {LOOKBACK // 2}d, or never"
+        )
+    return Rules(
+        step=micros(source.step),
+        tolerance=source.contract.clock_tolerance,
+        sigma=source.contract.spike_sigma,
+        kinds=_rows(kinds, KINDS),
+        mixups=_rows(mixups, MIXUPS),
+        constant_ok=tuple((k, spec.constant_ok) for k, spec in source.kinds.items() if spec.constant_ok),
+    )
+
+
+def flag(records: Table, kinds: Table, mixups: Table, sensors: Table, rule: Rules) -> Table:
+    """One boolean column a reason for each record.
+
+    `records`: row (unique, in order of arrival within equal times), day (days since 1970), t (microseconds
+    since 1970, UTC), sensor, kind, value. `sensors`: sensor, inside. Returns row, day and REASONS.
+    """
+    single = _single(records, kinds, sensors, rule)
+    good = single.filter(single.good).select("row", "day", "t", "sensor", "kind", "value", "stuck_us", "spikes")
+    near = _neighbours(good)
+    found = [_stuck(near, rule), _spikes(near, rule)]
+    if len(rule.mixups):
+        found.append(_unit_mixups(good, mixups, rule))
+    out = single
+    for name, rows in zip(("stuck", "spike", "unit_mixup"), found, strict=False):
+        rows = rows.select("row").distinct().mutate(**{name: True})
+        out = out.left_join(rows, "row").drop("row_right")
+    if not len(rule.mixups):
+        out = out.mutate(unit_mixup=False)
+    return out.select("row", "day", **{reason: out[reason].fill_null(False) for reason in REASONS})
+
+
+def _single(records: Table, kinds: Table, sensors: Table, rule: Rules) -> Table:
+    """Flags that need no more than the record and those of the same moment."""
+    import ibis
+
+    r = records.left_join(kinds, "kind").drop("kind_right").left_join(sensors, "sensor").drop("sensor_right")
+    r = r.mutate(
+        missing=r.value.isnull() | r.value.isnan(),
+        unknown_kind=r.lo.isnull(),
+        unknown_sensor=r.inside.isnull(),
+        outside_bounds=~r.inside.fill_null(True),
+        out_of_range=((r.value < r.lo) | (r.value > r.hi)).fill_null(False),
+        clock_skew=_off_grid(r.t, rule.step) > int(rule.tolerance * rule.step),
+    )
+    # A value wins over a missing one of the same moment; among equals the first to arrive does.
+    same = ibis.window(group_by=["sensor", "kind"], order_by=[r.t, r.missing, r.row])
+    r = r.mutate(duplicate=(r.t.lag(1).over(same) == r.t).fill_null(False))
+    bad = r.missing | r.unknown_kind | r.unknown_sensor | r.outside_bounds | r.out_of_range | r.duplicate
+    return r.mutate(good=~bad)
+
+
+def _off_grid(t: Table, step: int) -> Table:
+    import ibis
+
+    past = t % step
+    return ibis.least(past, step - past)
+
+
+def _neighbours(good: Table) -> Table:
+    """Beside each record the two before it, and the two after it if they are of the same day."""
+    import ibis
+
+    order = ibis.window(group_by=["sensor", "kind"], order_by=[good.t, good.row])
+    columns = {}
+    for i in (1, 2):
+        columns |= {f"p{i}": good.value.lag(i).over(order), f"tp{i}": good.t.lag(i).over(order)}
+        columns |= {f"n{i}": good.value.lead(i).over(order), f"tn{i}": good.t.lead(i).over(order)}
+        columns |= {f"dn{i}": good.day.lead(i).over(order)}
+    near = good.mutate(**columns)
+    for i in (1, 2):
+        today = near[f"dn{i}"] == near.day
+        near = near.mutate(**{f"n{i}": today.ifelse(near[f"n{i}"], None), f"tn{i}": today.ifelse(near[f"tn{i}"], None)})
+    return near
+
+
+def _stuck(near: Table, rule: Rules) -> Table:
+    """Rows of freezes: all but the first record of a run that has lasted `stuck_after` by the end of its day.
+
+    A pause longer than `stuck_after` ends a run. So a run that reaches back beyond the look-back, which is at least
+    twice as long, is seen to be long enough from any starting point: the flag is the same in any batch.
+    """
+    import ibis
+
+    r = near.filter(near.stuck_us.notnull())
+    for kind, values in rule.constant_ok:
+        r = r.filter(~((r.kind == kind) & r.value.isin(values)))
+    order = dict(group_by=["sensor", "kind"], order_by=[r.t, r.row])
+    fresh = r.p1.isnull() | (r.p1 != r.value) | (r.t - r.tp1 > ibis.greatest(r.stuck_us, min(2 * rule.step, DAY)))
+    r = r.mutate(began=fresh.ifelse(r.t, None))
+    r = r.mutate(began=r.began.max().over(ibis.cumulative_window(**order)))
+    last = r.t.max().over(ibis.window(group_by=["sensor", "kind", "day", "began"]))
+    r = r.mutate(long=last - r.began >= r.stuck_us)
+    return r.filter(r.long & (r.t > r.began))
+
+
+def _spikes(near: Table, rule: Rules) -> Table:
+    """Rows that leave their neighbours, alone among their peers, and return."""
+    import ibis
+
+    r = near.filter(near.spikes)
+    reach = min(3 * rule.step, DAY)
+    for side, i in (("p", 1), ("p", 2), ("n", 1), ("n", 2)):
+        gap = (r.t - r[f"t{side}{i}"]).abs()
+        r = r.mutate(**{f"{side}{i}": (gap <= reach).ifelse(r[f"{side}{i}"], None)})
+    four = [r.p1, r.p2, r.n1, r.n2]
+    count = sum((x.notnull().cast("int64") for x in four), start=ibis.literal(0))
+    total = sum((x.fill_null(0.0) for x in four), start=ibis.literal(0.0))
+    inner = total - ibis.greatest(*four) - ibis.least(*four)
+    middle = ibis.cases((count == 4, inner / 2), (count == 3, inner), (count > 0, total / count))
+    r = r.mutate(off=r.value - middle, slot=_slot(r.t, rule.step))
+    peers = r.group_by("kind", "slot").agg(shared=r.off.median(), peers=r.off.count())
+    r = r.join(peers, ["kind", "slot"])
+    r = r.mutate(off=(r.peers >= 5).ifelse(r.off - r.shared, r.off))
+    scale = r.group_by("sensor", "kind", "day").agg(scale=1.4826 * r.off.abs().median())
+    usual = _before(scale, ["sensor", "kind"], {"usual": "scale"}, REFERENCE)
+    r = r.join(scale, ["sensor", "kind", "day"]).left_join(usual, ["sensor", "kind", "day"])
+    sigma = ibis.greatest(r.scale, r.usual.fill_null(0.0))
+    leap = ibis.least((r.value - r.p1).abs(), (r.value - r.n1).abs())
+    returns = (r.p1.isnull() | r.n1.isnull()).ifelse(
+        r.off.abs() > 1.5 * rule.sigma * sigma, ((r.value > r.p1) == (r.value > r.n1)) & (leap > 0.6 * r.off.abs())
+    )
+    return r.filter((sigma > 0) & (r.off.abs() > rule.sigma * sigma) & returns)
+
+
+def _slot(t: Table, step: int) -> Table:
+    return ((t + step // 2) / step).floor().cast("int64")
+
+
+def _before(days: Table, keys: list[str], medians: dict[str, str], reach: int) -> Table:
+    """For each key and day the medians over the `reach` days before it, and over how many (`seen`)."""
+    past = days.select(*keys, *medians.values(), past="day")
+    pairs = days.select(*keys, "day").join(past, keys)
+    pairs = pairs.filter((pairs.past < pairs.day) & (pairs.past >= pairs.day - reach))
+    return pairs.group_by(*keys, "day").agg(
+        seen=pairs.count(), **{new: pairs[old].median() for new, old in medians.items()}
+    )
+
+
+def _unit_mixups(good: Table, mixups: Table, rule: Rules) -> Table:
+    """Rows of stretches whose level fits their own recent one, given the peers', only after conversion.
+
+    v is the value, or its logarithm where a mix-up is a factor; base the median of v over the sensors of that moment;
+    u = v - base. q = (u - the channel's u of this time of day over the past week) / (what the mix-up would shift u by):
+    near 0 for a right reading and near 1 for a wrong one. A stretch must keep q near 1 for `hold` on one side at least.
+    """
+    import ibis
+
+    r = good.join(mixups, "kind")
+    r = r.filter(~r.logarithmic | (r.value > 0))
+    right = (r.value - r["shift"]) / r.scale
+    r = r.mutate(
+        slot=_slot(r.t, rule.step),
+        v=r.logarithmic.ifelse(ibis.greatest(r.value, 1e-9).ln(), r.value),
+        w=r.logarithmic.ifelse(ibis.greatest(right, 1e-9).ln(), right),
+        block=(r.t % DAY) // (DAY // 8),
+    )
+    base = r.group_by("kind", "unit", "slot").agg(base=r.v.median(), peers=r.v.count())
+    r = r.join(base, ["kind", "unit", "slot"])
+    r = r.mutate(u=(r.peers >= 5).ifelse(r.v - r.base, r.v))
+    keys = ["sensor", "kind", "unit"]
+    by_block = r.group_by(*keys, "block", "day").agg(u=r.u.median())
+    by_day = r.group_by(*keys, "day").agg(u=r.u.median())
+    usual = _before(by_block, [*keys, "block"], {"usual": "u"}, REFERENCE)
+    daily = _before(by_day, keys, {"daily": "u"}, REFERENCE)
+    today = by_day.select(*keys, "day", today="u")
+    r = r.left_join(usual, [*keys, "block", "day"]).drop(
+        "sensor_right", "kind_right", "unit_right", "block_right", "day_right"
+    )
+    r = r.left_join(daily.drop("seen"), [*keys, "day"]).drop("sensor_right", "kind_right", "unit_right", "day_right")
+    r = r.left_join(today, [*keys, "day"]).drop("sensor_right", "kind_right", "unit_right", "day_right")
+    reference = (r.seen.fill_null(0) >= 3).ifelse(r.usual, ibis.coalesce(r.daily, r.today))
+    r = r.mutate(q=(r.u - reference) / (r.v - r.w))
+    r = r.mutate(vote=((r.q > 0.7) & (r.q < 1.4)).cast("float64"))
+    hold = min(max(6 * rule.step, DAY // 12), DAY)
+    back = ibis.range_window(group_by=keys, order_by=r.t, preceding=hold, following=0)
+    ahead = ibis.range_window(group_by=[*keys, "day"], order_by=r.t, preceding=0, following=hold)
+    shares = {}
+    for name, window in (("back", back), ("ahead", ahead)):
+        shares[name] = r.vote.mean().over(window)
+        shares[f"{name}_n"] = r.vote.count().over(window)
+    r = r.mutate(**shares)
+    need = int(0.6 * hold / rule.step)
+    long = ((r.back >= 0.8) & (r.back_n >= need)) | ((r.ahead >= 0.8) & (r.ahead_n >= need))
+    return r.filter((r.vote > 0) & long)
