@@ -54,7 +54,7 @@ def run(source: str, *, root: Path = Path()) -> None:
     paths = Paths(root)
     mask = _Mask(spec.privacy, f"{root / params.PARAMS}: sources.{source}.privacy")
     with log.room("ingest", source) as told, _scratch(paths.state / "ingest", source) as scratch:
-        feed = open_feed(spec, city.city, window)
+        feed = open_feed(spec, city.city, window, root)
         records, truth = Spool(scratch / "records", RECORDS), Spool(scratch / "truth", TRUTH)
         sensors = mask.sensors(_known_sensors(feed.sensors, source))
         cut = _Cut(window)

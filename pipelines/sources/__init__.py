@@ -4,6 +4,8 @@ A connector module has one function:
 
     def read(source: Source, city: City, window: Window) -> Feed
 
+and takes a fourth argument, `root: Path`, when it needs the city's folder (relative paths, downloads).
+
 It raises `UserError` for what the user can mend (a missing file, a wrong column, a bad checksum).
 Records may come in any order within and across batches; ingest sorts them into days. Everything
 before `window.start` or from `window.end` on is dropped by ingest, so a connector may over-deliver.
@@ -11,8 +13,10 @@ before `window.start` or from `window.end` on is dropped by ingest, so a connect
 
 import datetime as dt
 import importlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -44,8 +48,9 @@ class Feed:
     edges: pa.Table = field(default_factory=EDGES.empty_table)
 
 
-def open_feed(source: Source, city: City, window: Window) -> Feed:
-    """Open the connector named by `source.read.connector`."""
+def open_feed(source: Source, city: City, window: Window, root: Path = Path()) -> Feed:
+    """Open the connector named by `source.read.connector`; `root` is the city's folder."""
     module = importlib.import_module(f"pipelines.sources.{source.read.connector}")
-    feed: Feed = module.read(source, city, window)
+    extra = {"root": root} if "root" in inspect.signature(module.read).parameters else {}
+    feed: Feed = module.read(source, city, window, **extra)
     return feed
