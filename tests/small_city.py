@@ -66,7 +66,9 @@ def put(root: Path, name: str, rows: Iterable[Row], edges: Iterable[tuple[str, s
         files.write_table(folder / "edges.parquet", pa.Table.from_pylist(graph, schema=records.EDGES))
 
 
-def hourly(first: str, last: str, sensor: str = "s1", what: str = "a", add: float = 0.0, minutes: int = 60) -> list[Row]:
+def hourly(
+    first: str, last: str, sensor: str = "s1", what: str = "a", add: float = 0.0, minutes: int = 60
+) -> list[Row]:
     """A record every `minutes` from `first` until before `last`; values differ from row to row."""
     at = dt.datetime.fromisoformat(first).replace(tzinfo=dt.UTC)
     end = dt.datetime.fromisoformat(last).replace(tzinfo=dt.UTC)

@@ -54,7 +54,11 @@ def test_a_sensor_that_first_speaks_on_the_day_of_the_cut_but_after_it_is_left_o
     city(tmp_path, {"x": source()}, **cut)
     put(tmp_path, "x", [*hourly("2025-01-20", "2025-03-01", "s2"), *hourly("2025-02-14", "2025-03-01", "s9")])
     before = build(tmp_path)
-    put(tmp_path, "x", [r for s in ("s1", "s2", "s9") for r in hourly("2025-02-14", "2025-02-15", s) if s != "s1" or r[0].hour >= 6])
+    put(
+        tmp_path,
+        "x",
+        [r for s in ("s1", "s2", "s9") for r in hourly("2025-02-14", "2025-02-15", s) if s != "s1" or r[0].hour >= 6],
+    )
     assert build(tmp_path) == before
     assert part(tmp_path).channels["sensor"].to_pylist() == ["s2", "s9"]
     assert np.isfinite(part(tmp_path).read()[:, 1]).sum() == 6

@@ -48,9 +48,7 @@ def test_a_record_belongs_to_the_step_in_which_its_time_lies(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("how", "expected"), [("mean", 4.0), ("sum", 12.0), ("max", 7.0), ("min", 1.0), ("last", 4.0)])
-def test_several_records_of_a_step_become_one_by_the_kinds_aggregate(
-    tmp_path: Path, how: str, expected: float
-) -> None:
+def test_several_records_of_a_step_become_one_by_the_kinds_aggregate(tmp_path: Path, how: str, expected: float) -> None:
     # A second kind with another aggregate: the two must not mix.
     kinds = {"a": kind(aggregate=how), "b": kind(aggregate="max" if how != "max" else "min")}
     city(tmp_path, {"x": source(kinds=kinds)}, until="2025-01-21")
@@ -176,7 +174,9 @@ def test_months_without_a_record_are_rows_of_nothing(tmp_path: Path) -> None:
     features.run("x", root=tmp_path)
     series = opened(tmp_path)
     folder = tmp_path / "data/features/series/x/values"
-    assert [p.stem for p in sorted(folder.glob("*"))] == [f"2024-{m}" for m in (11, 12)] + [f"2025-0{m}" for m in range(1, 5)]
+    assert [p.stem for p in sorted(folder.glob("*"))] == [f"2024-{m}" for m in (11, 12)] + [
+        f"2025-0{m}" for m in range(1, 5)
+    ]
     assert np.load(folder / "2024-11.npy", mmap_mode="r").shape == (16 * 24, 0)
     assert np.isfinite(series.read()).sum() == 48
     assert np.isnan(series.read(series.row(at("2025-01-22")))).all()
@@ -204,6 +204,7 @@ def test_edges_and_places_travel_with_the_grid(tmp_path: Path) -> None:
             "sensor": "s1",
             "kind": "a",
             "unit": "u",
+            "aggregate": "mean",
             "label": False,
             "latitude": 52.0,
             "longitude": 6.0,

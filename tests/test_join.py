@@ -79,7 +79,9 @@ def test_a_row_holds_what_was_known_by_its_end(tmp_path: Path, target: int, othe
     begins, ends = START + dt.timedelta(days=2, minutes=7), "2025-02-12"
     kinds = {"w": kind(aggregate=how)}
     sources = {"x": source(step=f"{target}min"), "y": source(step=f"{other}min", start=f"{begins:%FT%T}", kinds=kinds)}
-    city(tmp_path, sources, until="2025-02-14", **task([{"source": "y"}], horizon=f"{target}min", context=f"{target}min"))
+    city(
+        tmp_path, sources, until="2025-02-14", **task([{"source": "y"}], horizon=f"{target}min", context=f"{target}min")
+    )
     window(tmp_path, x="2025-02-14", y=ends)
     put(tmp_path, "x", hourly("2025-01-20", "2025-02-14", minutes=target))
     feed = [r for i, r in enumerate(hourly(f"{begins:%FT%T}", ends, "m", "w", minutes=other)) if i % 7 and i % 60 < 50]

@@ -13,8 +13,9 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 @lru_cache(maxsize=200_000)
-def _offset(zone: str, hour: int) -> int:
-    moment = _EPOCH + dt.timedelta(hours=hour)
+def _offset(zone: str, quarter: int) -> int:
+    """Seconds east of UTC during the quarter of an hour `quarter` since 1970; zones do not change within one."""
+    moment = _EPOCH + dt.timedelta(minutes=15 * quarter)
     offset = moment.astimezone(zoneinfo.ZoneInfo(zone)).utcoffset()
     assert offset is not None
     return int(offset.total_seconds())
@@ -23,9 +24,13 @@ def _offset(zone: str, hour: int) -> int:
 def local_seconds(times: Array, zone: str) -> Array:
     """UTC datetime64 [T] as seconds of local wall-clock time since 1970, int64 [T]."""
     seconds = times.astype("datetime64[s]").astype(np.int64)
-    hours, inverse = np.unique(seconds // 3600, return_inverse=True)
-    offsets = np.array([_offset(zone, int(h)) for h in hours], np.int64)
-    return seconds + (offsets[inverse] if len(hours) else 0)
+    days, of_day = np.unique(seconds // 86400, return_inverse=True)
+    begins = np.array([_offset(zone, int(d) * 96) for d in days], np.int64)
+    ends = np.array([_offset(zone, int(d) * 96 + 96) for d in days], np.int64)
+    offsets = begins[of_day] if len(days) else np.zeros(0, np.int64)
+    shifting = np.flatnonzero((begins != ends)[of_day]) if len(days) else of_day
+    offsets[shifting] = [_offset(zone, int(q)) for q in seconds[shifting] // 900]
+    return seconds + offsets
 
 
 def features(times: Array, zone: str, holidays: tuple[str, ...] = ()) -> Array:

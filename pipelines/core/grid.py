@@ -140,7 +140,7 @@ def days(start: dt.datetime, step: dt.timedelta, lo: int, hi: int) -> list[tuple
 def _spans(start: dt.datetime, step: dt.timedelta, lo: int, hi: int, unit: str) -> list[tuple[str, int, int]]:
     times = _naive(start) + np.arange(lo, hi) * np.timedelta64(int(step.total_seconds()), "s")
     names, first = np.unique(times.astype(f"datetime64[{unit}]"), return_index=True)
-    ends = [*first[1:].tolist(), hi - lo]
+    ends = [*first.tolist(), hi - lo][1:]
     return [(str(name), lo + int(a), lo + int(b)) for name, a, b in zip(names, first, ends, strict=True)]
 
 

@@ -81,7 +81,7 @@ def day_files(folder: Path) -> dict[dt.date, Path]:
 def days(start: dt.datetime, end: dt.datetime) -> Iterator[dt.date]:
     """The UTC days that [start, end) touches."""
     day = start.date()
-    while dt.datetime.combine(day, dt.time(), dt.UTC) < end:
+    while max(start, dt.datetime.combine(day, dt.time(), dt.UTC)) < end:
         yield day
         day += dt.timedelta(days=1)
 
