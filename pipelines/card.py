@@ -271,16 +271,30 @@ def _versus(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data(facts: Facts) -> str:
-    rows = ["| source | from | until | records | validated | quarantined |", "|---|---|---|--:|--:|--:|"]
+    rows = [
+        "| source | from | until | records | quarantined | coverage | longest gap | mostly quarantined for |",
+        "|---|---|---|--:|--:|--:|--:|---|",
+    ]
     for name, source in facts.sources.items():
         report = facts.validation[name]
-        counts = [_number(report.get(k)) for k in ("records", "validated", "quarantined")]
-        rows.append(f"| {name} | {source.start:%F} | {_day(facts.until[name])} | {' | '.join(counts)} |")
+        gap = report.get("gaps", {}).get("longest_h")
+        cells = [
+            *(_number(v) for v in (report.get("records"), report.get("quarantined"))),
+            _number(report.get("coverage", {}).get("mean")),
+            f"{_number(gap)} h",
+            ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in _reasons(report)) or "–",
+        ]
+        rows.append(f"| {name} | {source.start:%F} | {_day(facts.until[name])} | {' | '.join(cells)} |")
     target = facts.sources[facts.task.target.source]
     return "\n".join(rows) + (
         f"\n\nTrained on {target.start:%F} to {target.validation_from:%F}, chosen on the data up to "
         f"{target.test_from:%F}, scored on what follows. Quarantined records took no part."
     )
+
+
+def _reasons(report: dict[str, Any]) -> list[tuple[str, int]]:
+    """The three commonest."""
+    return sorted(((k, v) for k, v in report.get("reasons", {}).items() if v), key=lambda r: (-r[1], r[0]))[:3]
 
 
 def _limits(facts: Facts) -> Iterator[str]:

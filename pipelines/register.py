@@ -75,8 +75,9 @@ def _names(city: Params, task: str | None, everything: bool, paths: Paths) -> li
     carded = [name for name in city.tasks if (paths.card(name) / "request.json").is_file()]
     if not carded:
         raise UserError(f"{paths.root / 'cards'}: no task has a card yet; run dvc repro")
-    for name in city.tasks.keys() - carded:
-        log.logger.warning("register %s: no card yet, passed over", name)
+    for name in city.tasks:
+        if name not in carded:
+            log.logger.warning("register %s: no card yet, passed over", name)
     return carded
 
 
@@ -110,8 +111,7 @@ def _register(tracking: Tracking, entry: Entry, paths: Paths) -> str:
     experiment = tracking.experiment(f"cityloop/{entry.name}")
     mlrun = tracking.run(experiment, entry.inputs, f"{entry.name} {entry.digest[:8]}")
     version = tracking.version(entry.name, entry.digest)
-    model_id = version.model_id if version is not None else tracking.model(experiment, entry.digest)
-    model_id = model_id or _log_model(tracking, entry, mlrun, paths)
+    model_id = tracking.model(experiment, entry.digest) or _log_model(tracking, entry, mlrun, paths)
     if not tracking.complete(mlrun):
         _fill(tracking, entry, mlrun, model_id, paths)
     version = version or tracking.create_version(entry.name, model_id, mlrun, entry.digest)

@@ -44,8 +44,16 @@ def city(folder: Path, task: str = TASK, factor: float = 1.0) -> Paths:
     for stage, key in (("finetune", task), ("pretrain", "series")):
         files.write_json(paths.metrics(stage, key), report)
         files.write_json(paths.plots(stage, key) / "curve.json", curve)
+    quality = {
+        "records": 1000,
+        "validated": 990,
+        "quarantined": 10,
+        "reasons": {"duplicate": 3, "spike": 7, "stuck": 0},
+        "gaps": {"longest_h": 2.5},
+        "coverage": {"mean": 0.985},
+    }
     for source in ("air", "energy", "traffic", "water"):
-        files.write_json(paths.metrics("validate", source), {"records": 1000, "validated": 990, "quarantined": 10})
+        files.write_json(paths.metrics("validate", source), quality)
         files.write_bytes(paths.plots("validate", source) / "index.html", b"<html>report</html>")
     files.write_bytes(paths.plots("evaluate", task) / "by_step.png", b"\x89PNG")
     files.write_json(paths.plots("evaluate", task) / "by_step.json", [{"step": 1, "method": "model", "mae": 3.0}])

@@ -37,7 +37,7 @@ def test_the_card_holds_what_a_review_needs(tmp_path: Path) -> None:
     text, request = written(paths)
     assert "| MAE | **3.25** | 3.75 | 3.75 | 3.75 |" in text
     assert "95 % interval -0.75 to -0.25; the model is better" in text
-    assert "| air | 2024-10-07 | 2025-04-07 | 1,000 | 990 | 10 |" in text
+    assert "| air | 2024-10-07 | 2025-04-07 | 1,000 | 10 | 0.985 | 2.5 h | spike 7, duplicate 3 |" in text
     assert f"review.<your name> = approved:{bundle.digest(paths.task(carded.TASK))}" in text
     assert "`by_step.png`" in text
     assert len(text) < DESCRIPTION_LIMIT - 600

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -62,8 +63,9 @@ def connect(paths: Paths) -> Iterator["Tracking"]:
     logging.getLogger("alembic").setLevel(logging.ERROR)
     with _one_line(where), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        artifacts = _reach(mlflow, where, paths)
         mlflow.set_tracking_uri(where)
-        yield Tracking(mlflow.MlflowClient(where), _reach(mlflow, where, paths))
+        yield Tracking(mlflow.MlflowClient(where), artifacts)
 
 
 @contextlib.contextmanager
@@ -236,17 +238,22 @@ def _one_line(where: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if not type(error).__module__.startswith(("mlflow", "requests", "urllib3", "sqlalchemy")):
+        if not type(error).__module__.startswith(("mlflow", "requests", "urllib3", "sqlalchemy", "alembic")):
             raise
-        reason = " ".join(str(error).split())
-        reason = reason if len(reason) < 300 else f"{reason[:200]} … {reason[-90:]}"
         raise UserError(
-            f"MLflow at {_public(where)}: {reason}; nothing is lost: the results are files, "
+            f"MLflow at {_public(where, where)}: {_reason(error, where)}; nothing is lost: the results are files, "
             "run `cityloop register` again when MLflow answers, or point MLFLOW_TRACKING_URI elsewhere"
         ) from error
 
 
-def _public(where: str) -> str:
-    """The address without user and password."""
-    parts = urlsplit(where)
-    return where.replace(f"{parts.netloc.rpartition('@')[0]}@", "", 1) if "@" in parts.netloc else where
+def _reason(error: Exception, where: str) -> str:
+    """The core of an error: the system's own words where it has some, else the message, cut short."""
+    text = " ".join(str(error).split())
+    system = re.search(r"\[Errno -?\d+\] [^'\")>]+|[Tt]imed out", text)
+    return _public(system[0] if system else text if len(text) < 300 else f"{text[:200]} … {text[-90:]}", where)
+
+
+def _public(text: str, where: str) -> str:
+    """`text` without the user and password of address `where`."""
+    secret, at, _ = urlsplit(where).netloc.rpartition("@")
+    return text.replace(f"{secret}@", "") if at else text
