@@ -3,7 +3,7 @@
 A record belongs to the step in which its time lies (floor): row t holds [start + t·step, start + (t+1)·step).
 Several records of one step become one by their kind's `aggregate`. The grid ends with the last step that is
 whole before the window's end, and only values that are there and finite count: a channel begins on the day
-of its first one. Memory is one month of the grid plus a few million records, however long the history.
+of its first one. Memory is one month of the grid plus about a million records, however long the history.
 """
 
 import datetime as dt
@@ -22,7 +22,7 @@ from pipelines.core.errors import UserError, nearest
 from pipelines.core.params import Source
 from pipelines.core.paths import Paths
 
-BATCH = 2_000_000
+BATCH = 1_000_000
 """Records gridded at once; days are not torn apart."""
 
 Array = np.ndarray[Any, Any]

@@ -1,4 +1,4 @@
-"""A city small enough to read: params, validated records and features written by hand for the tests of the grid rooms."""
+"""A city small enough to read: params and validated records written by hand for the tests of the grid rooms."""
 
 import datetime as dt
 import hashlib

@@ -71,8 +71,11 @@ HOWS = ["mean", "sum", "max", "min", "last"]
 
 @pytest.mark.parametrize(
     ("target", "other", "how"),
-    [*((60, 5, how) for how in HOWS), (15, 10, "mean"), (1440, 60, "sum"), (15, 5, "last")]
-    + [(5, 60, "mean"), (60, 60, "mean"), (10, 15, "sum"), (60, 1440, "max")],
+    [
+        *((60, 5, how) for how in HOWS),
+        *((15, 10, "mean"), (1440, 60, "sum"), (15, 5, "last")),
+        *((5, 60, "mean"), (60, 60, "mean"), (10, 15, "sum"), (60, 1440, "max")),
+    ],
 )
 def test_a_row_holds_what_was_known_by_its_end(tmp_path: Path, target: int, other: int, how: str) -> None:
     """Against a plain loop over all steps, with holes, an input that begins later, off the grid, and ends earlier."""
