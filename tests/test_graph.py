@@ -1,5 +1,6 @@
 """dvc.yaml says what each stage uses: all of it, and nothing else. Asked of DVC itself, in a city that has run."""
 
+import json
 import re
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_a_new_task_adds_its_own_stages_and_no_other(kept: Workspace) -> None:
 
 
 def test_a_longer_window_concerns_that_sources_data(kept: Workspace) -> None:
-    kept.run("python", "-m", "pipelines", "window", "--until", "2025-04-08", "air")
+    kept.run("python", "-m", "pipelines", "window", "--until", "2025-04-09", "air")
     assert kept.stale() == {"ingest@air", "validate@air", "features@air", "card@traffic_speed", "card@air_quality"}
 
 
@@ -110,8 +111,6 @@ def test_metrics_and_plots_are_there_for_dvc_to_show(looped: Workspace) -> None:
     metrics = looped.run("dvc", "metrics", "show", "--md")
     for name in ("validate/air", "pretrain/series", "finetune/traffic_speed", "evaluate/air_quality"):
         assert f"metrics/{name}.json" in metrics
-    import json
-
     plots = json.loads(looped.run("dvc", "plots", "show", "--json"))
     assert plots.get("errors", []) == []
     shown = {name for name, drawn in plots["data"].items() if drawn}
