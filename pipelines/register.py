@@ -22,6 +22,7 @@ from pipelines.core.paths import Paths
 from pipelines.core.tracking import DESCRIPTION_LIMIT, DIGEST, Point, Tracking, connect, locked
 from pipelines.release import bundle
 from pipelines.release.predictor import Predictor
+from pipelines.release.rows import Rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,10 +175,8 @@ def _curves(request: dict[str, Any], paths: Paths) -> Iterator[Point]:
 
 
 def _log_model(tracking: Tracking, entry: Entry, mlrun: Any, paths: Paths) -> str:
-    """The bundle as an MLflow model: a script, the release code and the bundle's files; no pickle."""
+    """The bundle as an MLflow model: its files and the release code that loads them; no pickle."""
     from mlflow.models import infer_signature
-
-    from pipelines.pyfunc import answer
 
     predictor = Predictor.load(paths.task(entry.name))
     example = _example(predictor, paths.task(entry.name), entry.request["test_from"])
@@ -190,10 +189,10 @@ def _log_model(tracking: Tracking, entry: Entry, mlrun: Any, paths: Paths) -> st
             mlrun,
             entry.digest,
             entry.name,
-            python_model=str(home / "pyfunc.py"),
-            artifacts={"bundle": str(paths.task(entry.name).resolve())},
+            loader_module="pipelines.release.rows",
+            data_path=str(paths.task(entry.name).resolve()),
             code_paths=[str(code)],
-            signature=infer_signature(example, answer(predictor, example)),
+            signature=infer_signature(example, Rows(predictor).predict(example)),
             input_example=example,
             pip_requirements=[f"{package}=={metadata.version(package)}" for package in _REQUIREMENTS],
             metadata={DIGEST: entry.digest, "task": entry.name},

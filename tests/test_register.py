@@ -327,7 +327,7 @@ def test_the_registered_model_answers_with_its_own_code_and_without_torch(city: 
     register.run(TASK, root=city.root)
     model = next(city.state.rglob("MLmodel")).parent
     assert not list(model.rglob("*.pkl"))
-    assert bundle.verify(model / "artifacts" / TASK) == bundle.digest(city.task(TASK))
+    assert bundle.verify(model / "data" / TASK) == bundle.digest(city.task(TASK))
     code = """
 import sys
 class Absent:
