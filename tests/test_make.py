@@ -31,8 +31,8 @@ def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def a_python(folder: Path, name: str, version: tuple[int, int]) -> None:
     """A stand-in that has the version given and, asked for anything but its version, says its name and stops."""
     path = folder / "bin" / name
-    good = "true" if (3, 11) <= version < (3, 14) else "false"
-    path.write_text(f'#!/usr/bin/env bash\n[ "$1" = -c ] && exec {good}\necho "{name} $*" >&2\nexit 9\n')
+    code = 0 if (3, 11) <= version < (3, 14) else 1
+    path.write_text(f'#!/usr/bin/env bash\n[ "$1" = -c ] && exit {code}\necho "{name} $*" >&2\nexit 9\n')
     path.chmod(0o755)
 
 
