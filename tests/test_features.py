@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_city import START, Row, city, hourly, kind, put, source, tree, window
 
-from pipelines import features
+from pipelines import corpus, features
 from pipelines.core import grid
 from pipelines.core.errors import UserError
 
@@ -72,8 +72,11 @@ def test_agrees_with_a_plain_loop_whatever_the_batch_and_the_start(
     begin, rng = at(start), random.Random(3)
     rows: list[Row] = []
     for sensor, first in [("s2", 0.0), ("s1", 0.3), ("s3", 9.5), ("s0", 9.9), ("s4", 12.2)]:
-        moments = sorted({round(rng.uniform(first, 16.5) * 86400) for _ in range(60)})
-        rows += [(begin + dt.timedelta(seconds=m), sensor, rng.choice("ab"), rng.uniform(0, 9)) for m in moments]
+        moments = {round(rng.uniform(first, 16.5) * 86400) for _ in range(60)}
+        moments |= {86400 * d + 900 for d in range(round(first + 0.5), 16)}  # where days and months of rows meet
+        rows += [
+            (begin + dt.timedelta(seconds=m), sensor, rng.choice("ab"), rng.uniform(0, 9)) for m in sorted(moments)
+        ]
     put(tmp_path, "x", rows)
     features.run("x", root=tmp_path)
     series = opened(tmp_path)
@@ -211,6 +214,18 @@ def test_edges_and_places_travel_with_the_grid(tmp_path: Path) -> None:
             "district": "d",
         }
     ]
+
+
+def test_the_grid_knows_whose_clock_it_lives_by(tmp_path: Path) -> None:
+    city(tmp_path, {"x": source(), "y": source(timezone="Asia/Tokyo")}, until="2025-01-22")
+    text = (tmp_path / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("name: small", "name: small\n  timezone: Europe/Paris"))
+    for name in "xy":
+        put(tmp_path, name, hourly("2025-01-20", "2025-01-22"))
+        features.run(name, root=tmp_path)
+    assert [opened(tmp_path, name).timezone for name in "xy"] == ["Europe/Paris", "Asia/Tokyo"]
+    corpus.run("series", root=tmp_path)
+    assert grid.Series.open(tmp_path / "data/corpus/series/y").timezone == "Asia/Tokyo"
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def names(series: grid.Series) -> list[str]:
 
 def test_target_then_label_then_inputs_with_their_roles(tmp_path: Path) -> None:
     wet = {"w": kind(), "v": kind(), "truth": kind(label=True)}
-    sources = {"x": source(kinds=LEAK), "y": source(kinds=wet)}
+    sources = {"x": source(kinds=LEAK, timezone="Asia/Tokyo"), "y": source(kinds=wet)}
     more = task([{"source": "y", "kinds": ["w"]}], objective="anomaly", label="leak")
     city(tmp_path, sources, until="2025-02-12", **more)
     rows = [r for s in ("s2", "s1") for r in hourly("2025-01-20", "2025-02-12", s)]
@@ -60,6 +60,7 @@ def test_target_then_label_then_inputs_with_their_roles(tmp_path: Path) -> None:
     whole = grid.Series.open(tmp_path / "data/features/series/x")
     assert (joined.start, joined.step, joined.length) == (whole.start, whole.step, whole.length)
     assert joined.splits == whole.splits
+    assert joined.timezone == "Asia/Tokyo"
     np.testing.assert_array_equal(joined.read()[:, :3], whole.read()[:, :3])
     np.testing.assert_allclose(joined.scalers[:, :3], whole.scalers[:, :3], rtol=1e-6)
     assert joined.edges is not None
