@@ -413,3 +413,52 @@ def test_memory_does_not_grow_with_history(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", code, str(root)], cwd=ROOT, capture_output=True, check=True)
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] < peaks[0] + 60, peaks
+
+
+DATA = Path(os.environ.get("CITYLOOP_DATA") or ROOT.parent / "shared/data")
+real = pytest.mark.skipif(not DATA.is_dir(), reason="needs the real data, see examples/real_city/README.md")
+
+
+@pytest.fixture
+def real_city(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CITYLOOP_DATA", str(DATA))
+    for name in ("params.yaml", "window.yaml"):
+        (tmp_path / name).write_bytes((ROOT / "examples/real_city" / name).read_bytes())
+    return tmp_path
+
+
+@real
+@pytest.mark.parametrize(
+    ("source", "count", "days", "first"),
+    [
+        ("traffic", 333_684, 6, ("2012-03-01T08:00", "716328", "speed", 66.875)),
+        ("air", 2_604_096, 1097, ("2013-02-28T16:00", "Aotizhongxin", "co", 300.0)),
+        ("energy", 235_872, 273, ("2017-01-01T00:00", "weather", "humidity", 73.8)),
+        ("transformer", 100_800, 601, ("2016-06-30T16:00", "ETTh1", "high_useful", 5.827000141143799)),
+    ],
+)
+def test_the_real_citys_feeds(real_city: Path, source: str, count: int, days: int, first: Any) -> None:
+    ingest.run(source, root=real_city)
+    files = list(day_files(real_city / "data/raw" / source).values())
+    assert len(files) == days
+    assert sum(pq.read_metadata(path).num_rows for path in files) == count
+    time, *rest = read_day(files[0]).slice(0, 1).to_pylist()[0].values()
+    assert (f"{time:%Y-%m-%dT%H:%M}", *rest) == first
+
+
+@real
+def test_the_known_faults_of_the_traffic_counts_arrive_whole(real_city: Path) -> None:
+    """The numbers of examples/real_city/README.md, counted in the file and in what ingest made of it."""
+    text = (DATA / "traffic_i94/Metro_Interstate_Traffic_Volume.csv").read_text().splitlines()
+    hours = [dt.datetime.fromisoformat(line.split(",")[7]) for line in text[1:]]
+    span = (max(hours) - min(hours)) // dt.timedelta(hours=1) + 1
+    assert (len(hours) - len(set(hours)), span - len(set(hours))) == (7629, 11976)
+    ingest.run("counts", root=real_city)
+    everything = pa.concat_tables([read_day(p) for p in day_files(real_city / "data/raw/counts").values()])
+    assert len(everything) == 5 * len(hours)
+    for kind in ("volume", "temperature", "rain", "snow", "clouds"):
+        mine = everything.filter(pa.compute.field("kind") == kind)
+        assert sorted(t.replace(tzinfo=None) for t in mine["time"].to_pylist()) == sorted(hours)
+    values = {k: everything.filter(pa.compute.field("kind") == k)["value"].to_numpy() for k in ("temperature", "rain")}
+    assert (values["temperature"] == 0).sum() == 10
+    assert (values["rain"] > 300).sum() == 1

@@ -275,6 +275,7 @@ def _rows_of_member(
         if len(data) < size:
             raise EOFError(f"array {name!r} is truncated")
         if hi == shape[0]:
+            state["member"].read(1)  # beyond the end lies the checksum
             state["member"].close()
             state["archive"].close()
         return np.frombuffer(data, dtype).reshape(hi - lo, *shape[1:])
