@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import shutil
 import threading
+import zoneinfo
 from collections.abc import Callable
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipelines.core.errors import UserError
 from pipelines.core.params import City, Source
 from pipelines.core.records import EDGES, RECORDS, SENSORS
 from pipelines.sources import Feed, Window, files_tables, open_feed
+from pipelines.sources.files_time import Clock
 
 UTC = dt.UTC
 KINDS = {"speed": {"unit": "km/h", "range": [0, 150]}, "flow": {"unit": "veh/h", "range": [0, 9000]}}
@@ -332,6 +334,18 @@ def test_a_file_that_runs_backwards_has_winter_first(tmp_path: Path) -> None:
     halves = ["03:30", "03:00", "02:30", "02:00", "02:30", "02:00", "01:30"]
     got = clock(tmp_path, [f"2025-10-26T{h}" for h in halves])
     assert got == ["02:30", "02:00", "01:30", "01:00", "00:30", "00:00", "23:30"]
+
+
+@pytest.mark.parametrize("zone", ["America/St_Johns", "Australia/Lord_Howe", "Africa/Casablanca", "Europe/Dublin"])
+@pytest.mark.parametrize("direction", [1, -1])
+def test_a_year_of_local_time_comes_back_as_utc(zone: str, direction: int) -> None:
+    """Whatever the zone's rules, whichever way the file runs, wherever its chunks end."""
+    utc = np.arange(np.datetime64("2017-01-01"), np.datetime64("2018-01-01"), np.timedelta64(30, "m"))[::direction]
+    moments = [dt.datetime.fromtimestamp(s, zoneinfo.ZoneInfo(zone)) for s in utc.astype("datetime64[s]").astype(int)]
+    local = np.array([m.replace(tzinfo=None) for m in moments], "datetime64[us]").astype(np.int64)
+    kept = Clock(zone)
+    parts = [kept.utc(part, np.zeros(len(part), bool), lambda row: 0) for part in np.array_split(local, 500)]
+    assert (np.concatenate(parts) == utc.astype("datetime64[us]").astype(np.int64)).all()
 
 
 def test_each_series_has_its_own_second_hour(tmp_path: Path) -> None:
