@@ -33,6 +33,7 @@ _ACT = {
     "classify": "tells the class of",
     "anomaly": "raises an alarm about",
 }
+_WHEN = {"forecast": "for the next", "classify": "for the next", "anomaly": "over the latest"}
 
 
 @dataclass(frozen=True)
@@ -198,14 +199,14 @@ def first_line(facts: Facts) -> str:
     found = facts.evaluation
     metric, scores = found["primary"], found["model"]
     answer = f"{facts.name} answers: {' '.join(facts.task.question.split())}"
-    ours = f"{_name(metric)} {_number(scores.get(metric))}"
+    ours = f"{_name(metric)[0].upper()}{_name(metric)[1:]} {_number(scores.get(metric))}"
     rivals = {m: found[m][metric] for m in METHODS if m != "model" and _has(found.get(m), metric)}
     if not rivals or not _has(scores, metric):
         return f"{answer} {ours} on the frozen test."
     best = (max if found["higher_is_better"] else min)(rivals, key=lambda m: rivals[m])
     better = _better(scores[metric], rivals[best], found["higher_is_better"])
-    word = "against" if better else "which is no better than"
-    return f"{answer} {ours} {word} {_number(rivals[best])} ({METHODS[best]}, the best baseline)."
+    word = " against" if better else ", no better than"
+    return f"{answer} {ours}{word} {_number(rivals[best])} ({METHODS[best]}, the best baseline)."
 
 
 def _what(facts: Facts) -> str:
@@ -215,8 +216,8 @@ def _what(facts: Facts) -> str:
     inputs = "; ".join(f"`{source}` ({', '.join(chosen)})" for source, chosen in facts.inputs.items())
     lines = [
         f"For the **{task.department}** department of {facts.city}. {facts.name} {_ACT[task.objective]} {kinds} at "
-        f"{sensors} sensors of `{task.target.source}` ({target.about or target.department}), every "
-        f"{_span(target.step)} for the next {_span(task.horizon)}, from the last {_span(task.context)}"
+        f"{sensors} sensors of `{task.target.source}` ({target.about or target.department}), in steps of "
+        f"{_span(target.step)} {_WHEN[task.objective]} {_span(task.horizon)}, from {_span(task.context)} of readings"
         f"{f' and from {inputs}' if inputs else ''}.",
     ]
     if task.classes:

@@ -66,7 +66,7 @@ def test_a_model_that_loses_is_said_to_lose(tmp_path: Path) -> None:
     found["interval"]["versus_best_baseline"] |= {"difference": 1.25, "low": 1.0, "high": 1.5}
     files.write_json(path, found)
     text, _ = written(paths)
-    assert "MAE 3.25 which is no better than 2 (ridge, the best baseline)." in text.splitlines()[0]
+    assert "MAE 3.25, no better than 2 (ridge, the best baseline)." in text.splitlines()[0]
     assert "| MAE | 3.25 | 3.75 | 3.75 | **2** |" in text
     assert "the model is worse" in text
 

@@ -431,6 +431,23 @@ def test_an_unreachable_server_is_one_line_and_exit_2(city: Paths) -> None:
     assert "secret" not in done.stderr
 
 
+@pytest.mark.parametrize("where", ["file:./mlruns", "sqlite:////proc/nowhere/mlflow.db"])
+def test_an_address_that_cannot_be_used_is_one_line(city: Paths, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", where)
+    with pytest.raises(UserError, match=f"^MLflow at {where}: [^\n]*$"):
+        register.run(TASK, root=city.root)
+
+
+def test_a_relative_sqlite_address_is_made_absolute(city: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(city.state)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    register.run(TASK, root=city.root)
+    monkeypatch.chdir(city.root)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert len(state(city)["versions"]) == 1
+    assert not (city.root / "mlflow.db").exists()
+
+
 def test_a_long_card_is_cut_at_a_line_and_the_lineage_stays(city: Paths) -> None:
     path = city.card(TASK) / "card.md"
     files.write_bytes(path, path.read_bytes() + b"\n".join(b"x" * 50 for _ in range(200)))

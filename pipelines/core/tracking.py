@@ -45,8 +45,13 @@ class Point(NamedTuple):
 
 
 def uri(paths: Paths) -> str:
-    """Where MLflow's data lie: MLFLOW_TRACKING_URI, else a SQLite file in the city's state, by absolute path."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.state / 'mlflow.db'}"
+    """Where MLflow's data lie: MLFLOW_TRACKING_URI, else a SQLite file in the city's state.
+
+    A SQLite path is made absolute: MLflow would take it relative to wherever it is read.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    database = _database(given) if given else paths.state / "mlflow.db"
+    return given if given and not database else f"sqlite:///{database}"
 
 
 @contextlib.contextmanager
@@ -63,9 +68,9 @@ def connect(paths: Paths) -> Iterator["Tracking"]:
     logging.getLogger("alembic").setLevel(logging.ERROR)
     with _one_line(where), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        artifacts = _reach(mlflow, where, paths)
+        _reach(mlflow, where)
         mlflow.set_tracking_uri(where)
-        yield Tracking(mlflow.MlflowClient(where), artifacts)
+        yield Tracking(mlflow.MlflowClient(where), _database(where))
 
 
 @contextlib.contextmanager
@@ -79,16 +84,16 @@ def locked(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Tracking:
-    """What registering needs of MLflow. `artifacts` is where a local store keeps them; a server decides itself."""
+    """What registering needs of MLflow. Artifacts lie beside a local `database`; a server decides itself."""
 
     client: Any
-    artifacts: Path | None
+    database: Path | None
 
     def experiment(self, name: str) -> str:
         """The id of experiment `name`, made or brought back from the bin as needed."""
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            location = (self.artifacts / name).as_uri() if self.artifacts else None
+            location = (self.database.parent / "mlartifacts" / name).as_uri() if self.database else None
             return str(self.client.create_experiment(name, artifact_location=location))
         if found.lifecycle_stage != "active":
             self.client.restore_experiment(found.experiment_id)
@@ -212,23 +217,27 @@ class Tracking:
         self.client.set_registered_model_alias(name, alias, version)
 
 
-def _reach(mlflow: Any, where: str, paths: Paths) -> Path | None:
+def _database(where: str) -> Path | None:
+    """The file of a SQLite address."""
+    return Path(where.removeprefix("sqlite:///")).absolute() if where.startswith("sqlite:///") else None
+
+
+def _reach(mlflow: Any, where: str) -> None:
     """First contact, with little patience; a SQLite file is initialised, one process at a time.
 
     Six processes that open a fresh SQLite store at once crash one another.
     """
-    if where.startswith("sqlite:"):
-        with locked(paths.state / "mlflow.lock"):
+    if database := _database(where):
+        with locked(database.with_name("mlflow.lock")):
             mlflow.MlflowClient(where).search_experiments(max_results=1)
             mlflow.MlflowClient(where).search_registered_models(max_results=1)
-        return paths.state / "mlartifacts"
+        return
     patient = {k: os.environ[k] for k in _FIRST_CONTACT}
     os.environ.update(_FIRST_CONTACT)
     try:
         mlflow.MlflowClient(where).search_experiments(max_results=1)
     finally:
         os.environ.update(patient)
-    return None
 
 
 @contextlib.contextmanager
@@ -237,8 +246,12 @@ def _one_line(where: str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except ModuleNotFoundError as error:
+        raise UserError(f"MLflow at {_public(where, where)}: needs {error.name}, which is not installed") from error
     except Exception as error:
         if not type(error).__module__.startswith(("mlflow", "requests", "urllib3", "sqlalchemy", "alembic")):
+            if isinstance(error, OSError) and error.filename:
+                raise UserError(f"MLflow at {_public(where, where)}: {error.filename}: {error.strerror}") from error
             raise
         raise UserError(
             f"MLflow at {_public(where, where)}: {_reason(error, where)}; nothing is lost: the results are files, "
