@@ -1,5 +1,6 @@
 """dvc.yaml says what each stage uses: all of it, and nothing else. Asked of DVC itself, in a city that has run."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -122,9 +123,7 @@ def test_an_experiment_runs_aside_and_leaves_the_checkout_as_it_was(looped: Work
     before = looped.run("git", "status", "--porcelain"), looped.run("dvc", "metrics", "show", "--json")
     looped.run("dvc", "exp", "run", "--temp", "-n", "slower", "-S", "tasks.traffic_speed.finetune.learning_rate=0.0005")
     assert (looped.run("git", "status", "--porcelain"), looped.run("dvc", "metrics", "show", "--json")) == before
-    shown = looped.run("dvc", "exp", "show", "--csv").splitlines()
-    row = dict(
-        zip(shown[0].split(","), next(line for line in shown if line.startswith("slower")).split(","), strict=True)
-    )
+    shown = csv.DictReader(looped.run("dvc", "exp", "show", "--csv").splitlines())
+    row = next(line for line in shown if line["Experiment"] == "slower")
     assert row["tasks.traffic_speed.finetune.learning_rate"] == "0.0005"
     assert float(row["metrics/finetune/traffic_speed.json:validation.loss"]) > 0
