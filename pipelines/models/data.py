@@ -1,0 +1,128 @@
+"""Windows of a grid, gathered by row number: what training, calibration and evaluation draw from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.core import files, windows
+from pipelines.core.errors import UserError
+from pipelines.core.grid import Series
+from pipelines.core.windows import Spec
+
+Array = np.ndarray[Any, Any]
+IN_MEMORY = 1 << 30
+"""Grids up to a GiB are read once; larger ones stay memory-mapped."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The chosen columns of a grid, cut into windows that begin at given rows.
+
+    The first `targets` columns are what is asked for. `reconstruct`: the asked steps are the window's last ones.
+    """
+
+    series: Series
+    spec: Spec
+    columns: tuple[int, ...]
+    targets: int
+    reconstruct: bool = False
+    labels: tuple[int, ...] = ()
+    """anomaly: the grid column of each target's label, -1 for none."""
+
+    @classmethod
+    def of_task(cls, folder: Path, spec: Spec, reconstruct: bool) -> "Windows":
+        """The target and input columns of data/joined/<task>."""
+        roles = files.read_json(folder / "roles.json")
+        target, inputs = roles["target"], roles["input"]
+        columns = (*range(*target), *range(*inputs))
+        series = Series.open(folder)
+        sensors = series.channels["sensor"].to_pylist()
+        label = {sensors[i]: i for i in range(*roles["label"])}
+        labels = tuple(label.get(sensors[i], -1) for i in range(*target)) if label else ()
+        return cls(series, spec, columns, target[1] - target[0], reconstruct, labels)
+
+    @cached_property
+    def _whole(self) -> Array | None:
+        size = self.series.length * len(self.series.channels) * 4
+        return self.series.read()[:, self.columns] if size <= IN_MEMORY else None
+
+    @cached_property
+    def profile(self) -> Array:
+        """float32 [slots, N]."""
+        return windows.week_profile(self.series, self.spec)[:, self.columns]
+
+    @property
+    def mean(self) -> Array:
+        """float32 [N], over the training split."""
+        return self.series.scalers[0, list(self.columns)]
+
+    @property
+    def std(self) -> Array:
+        """float32 [N], over the training split."""
+        return self.series.scalers[1, list(self.columns)]
+
+    @property
+    def known(self) -> int:
+        return windows.known_steps(self.spec, self.reconstruct)
+
+    def channel(self, name: str) -> list[Any]:
+        """A column of the channels table for the chosen channels."""
+        values = self.series.channels[name].to_pylist()
+        return [values[i] for i in self.columns]
+
+    def label(self, lo: int, hi: int) -> Array | None:
+        """Labels of rows [lo, hi) as [hi-lo, targets], NaN where there is none; None when the task has no label."""
+        if not self.labels:
+            return None
+        values = self.series.read(lo, hi)
+        return np.stack([values[:, i] if i >= 0 else np.full(hi - lo, np.nan, np.float32) for i in self.labels], axis=1)
+
+    def rows(self, split: str, stride: int) -> Array:
+        """First rows of the windows whose asked steps lie in `split`, `stride` steps apart. Raises UserError if none."""
+        lo, hi = self.series.splits[split]
+        first, last = lo - self.known, hi - self.known - self.spec.horizon
+        if split == "train":
+            # A window may begin before the data does, but half of it must be there.
+            first = max(first, -self.known // 2)
+        rows = np.arange(first, last + 1, stride)
+        if not len(rows):
+            have = (hi - lo) * self.spec.step_s / 3600
+            raise UserError(
+                f"{self.series.folder}: the {split} period has {have:.0f} h, too short for a horizon of "
+                f"{self.spec.horizon * self.spec.step_s / 3600:.0f} h; move the source's dates or shorten the horizon"
+            )
+        return rows
+
+    def read(self, rows: Array, length: int) -> Array:
+        """Raw readings [B, length, N] from each of `rows` on; outside the grid NaN."""
+        if self._whole is None:
+            return np.stack([self.series.read(int(r), int(r) + length)[:, self.columns] for r in rows])
+        index = rows[:, None] + np.arange(length)
+        inside = (index >= 0) & (index < self.series.length)
+        return np.where(inside[..., None], self._whole[np.clip(index, 0, self.series.length - 1)], np.float32(np.nan))
+
+    def starts(self, rows: Array) -> Array:
+        """When windows begin, datetime64[s] [B]."""
+        return self.series.start + rows * self.series.step
+
+    def batch(self, rows: Array) -> dict[str, Array]:
+        """`core.windows.prepare` of the windows, with `mean`, `std` [N] and `truth` [B, H, targets] (NaN = missing)."""
+        length = max(self.spec.context, self.known + self.spec.horizon)
+        raw = self.read(rows, length)
+        batch = windows.prepare(raw[:, : self.spec.context], self.starts(rows), self.profile, self.spec)
+        truth = raw[:, self.known : self.known + self.spec.horizon, : self.targets]
+        return {**batch, "mean": self.mean, "std": self.std, "truth": truth}
+
+    def batches(self, rows: Array, size: int) -> Iterator[dict[str, Array]]:
+        """`rows` in order, `size` windows at a time."""
+        for i in range(0, len(rows), size):
+            yield self.batch(rows[i : i + size])
+
+
+def spread_out(rows: Array, most: int) -> Array:
+    """At most `most` of `rows`, evenly spaced."""
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]

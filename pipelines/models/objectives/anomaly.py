@@ -1,0 +1,68 @@
+"""Whether readings are what the network would make them read: the misfit of a masked reconstruction.
+
+The answer is the reconstruction's quantiles; the score of a reading is how far it lies outside them, smoothed over
+the latest steps; an alarm is a score above the threshold chosen on validation.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.core import metrics
+from pipelines.models.objectives import forecast
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAMES = ("q0.1", "q0.5", "q0.9", "mean")
+PRIMARY, HIGHER_IS_BETTER = "average_precision", True
+Array = np.ndarray[Any, Any]
+
+names, outputs = forecast.names, forecast.outputs
+truth, from_values = forecast.truth, forecast.from_values
+
+
+def answer(anchor: "Tensor", raw: "Tensor", scale: "Tensor", aux: dict[str, Any]) -> "Tensor":
+    """As a forecast's: quantiles that cannot cross."""
+    return forecast.answer(anchor, raw, scale, aux)
+
+
+def loss(answer: "Tensor", truth: "Tensor", seen: "Tensor", unit: "Tensor", aux: dict[str, Any]) -> "Tensor":
+    """As a forecast's."""
+    return forecast.loss(answer, truth, seen, unit, aux)
+
+
+def misfit(answer: Array, values: Array, noise: Array) -> Array:
+    """How far readings [B, H, n] lie from the reconstruction, in interval widths; NaN where nothing was read.
+
+    noise [n]: the channel's usual misfit on validation, which keeps a too narrow interval from crying wolf.
+    """
+    error = values - answer[..., 1]
+    below, above = answer[..., 1] - answer[..., 0], answer[..., 2] - answer[..., 1]
+    return np.abs(error) / (np.where(error < 0, below, above) + noise)
+
+
+def smooth(score: Array, span: int) -> Array:
+    """Mean of the latest `span` scores down the first axis of [T, n], missing ones left out."""
+    seen = np.isfinite(score)
+    total, count = np.cumsum(np.where(seen, score, 0), 0), np.cumsum(seen, 0)
+    total[span:] -= total[:-span].copy()
+    count[span:] -= count[:-span].copy()
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def choose(score: Array, label: Array | None, rate: float = 0.005) -> float:
+    """A threshold from validation scores: the one of best F1 against labels, else the one exceeded at `rate`."""
+    seen = np.isfinite(score)
+    score = score[seen]
+    if label is None or not (label[seen] > 0.5).any():
+        return float(np.quantile(score, 1 - rate)) if score.size else 0.0
+    candidates = np.quantile(score, np.linspace(0.5, 0.9995, 200))
+    f1 = [metrics.alarms(score > c, label[seen])["f1"] for c in candidates]
+    return float(candidates[int(np.argmax(f1))])
+
+
+def score(score: Array, label: Array, threshold: float) -> dict[str, float]:
+    """Ranking and alarm metrics of scores [T, n] against labels [T, n]."""
+    seen = np.isfinite(score) & np.isfinite(label)
+    return {**metrics.ranking(score[seen], label[seen]), **metrics.alarms(score[seen] > threshold, label[seen])}

@@ -1,0 +1,70 @@
+"""Which of several ordered states each later step will be in: ranges of value ÷ the channel's reference."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.core import metrics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PRIMARY, HIGHER_IS_BETTER = "macro_f1", True
+Array = np.ndarray[Any, Any]
+
+
+def names(aux: dict[str, Any]) -> tuple[str, ...]:
+    """The classes, lowest range first."""
+    return tuple(aux["names"])
+
+
+def outputs(aux: dict[str, Any]) -> int:
+    """A correction to each class's logit."""
+    return len(aux["names"])
+
+
+def answer(anchor: "Tensor", raw: "Tensor", scale: "Tensor", aux: dict[str, Any]) -> "Tensor":
+    """Class probabilities [B, H, n, C]: an ordinal probit around the ridge's value, corrected by the head.
+
+    The value is taken as normal around `anchor` with the ridge's own error (aux["noise"] [H], in scales); the
+    probability of a class is the mass between its edges.
+    """
+    import torch
+
+    edges = aux["reference"][:, None] * torch.as_tensor(aux["edges"], dtype=anchor.dtype, device=anchor.device)
+    spread = (scale * aux["noise"].clamp(min=1e-3)[:, None])[..., None]
+    below = 0.5 * (1 + torch.erf((edges - anchor[..., None]) / (spread * 2**0.5)))
+    ends = torch.cat([torch.zeros_like(below[..., :1]), below, torch.ones_like(below[..., :1])], dim=-1)
+    prior = (ends[..., 1:] - ends[..., :-1]).clamp(min=1e-3).log()
+    return (prior + raw).softmax(-1)
+
+
+def loss(answer: "Tensor", truth: "Tensor", seen: "Tensor", unit: "Tensor", aux: dict[str, Any]) -> "Tensor":
+    """Cross-entropy, each class weighed by the root of its rarity (aux["weights"] [C])."""
+    label = truth.clamp(min=0).long()
+    likelihood = answer.gather(-1, label[..., None])[..., 0].clamp(min=1e-6)
+    weight = seen * aux["weights"][label]
+    return -(likelihood.log() * weight).sum() / weight.sum().clamp(min=1)
+
+
+def truth(values: Array, aux: dict[str, Any]) -> Array:
+    """Class numbers (NaN where nothing was measured) of readings [..., n] against aux["reference"] [n]."""
+    share = values / np.asarray(aux["reference"])
+    return np.where(np.isfinite(values), np.searchsorted(np.asarray(aux["edges"]), np.nan_to_num(share)), np.nan)
+
+
+def from_values(values: Array, aux: dict[str, Any]) -> Array:
+    """Certain of the class that the value lies in, but for 3 % shared by the others."""
+    classes = len(aux["names"])
+    chosen = truth(values, aux)[..., None] == np.arange(classes)
+    return np.where(chosen, 0.97, 0.03 / (classes - 1))
+
+
+def score(answer: Array, truth: Array, aux: dict[str, Any]) -> dict[str, float]:
+    """Accuracy, macro F1, log loss and F1 a class."""
+    return metrics.classes(answer, truth, names(aux))
+
+
+def errors(answer: Array, truth: Array, aux: dict[str, Any]) -> Array:
+    """1 where the likeliest class is wrong, NaN where there is no truth; lower is better."""
+    return np.where(np.isfinite(truth), answer.argmax(-1) != truth, np.nan)

@@ -1,0 +1,78 @@
+"""What will be measured: quantiles and mean of each later step, in the target's units."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.core import metrics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEVELS = (0.1, 0.5, 0.9)
+NAMES = ("q0.1", "q0.5", "q0.9", "mean")
+PRIMARY, HIGHER_IS_BETTER = "mae", False
+Array = np.ndarray[Any, Any]
+
+
+def names(aux: dict[str, Any]) -> tuple[str, ...]:
+    """Columns of an answer."""
+    return NAMES
+
+
+def outputs(aux: dict[str, Any]) -> int:
+    """Corrections to median and mean, and the distances to the outer quantiles."""
+    return 4
+
+
+def answer(anchor: "Tensor", raw: "Tensor", scale: "Tensor", aux: dict[str, Any]) -> "Tensor":
+    """Quantiles that cannot cross: the outer ones lie a positive distance from the median.
+
+    anchor [B, H, n] in units, raw [B, H, n, 4], scale [B, 1, n]; the distance begins as the ridge's own error
+    (aux["noise"] [H], in scales).
+    """
+    import torch
+    from torch.nn.functional import softplus
+
+    begin = torch.log(torch.expm1(1.2816 * aux["noise"].clamp(min=1e-3)))[:, None]
+    middle = anchor + scale * raw[..., 0]
+    low = middle - scale * softplus(raw[..., 1] + begin)
+    high = middle + scale * softplus(raw[..., 2] + begin)
+    return torch.stack([low, middle, high, anchor + scale * raw[..., 3]], dim=-1)
+
+
+def loss(answer: "Tensor", truth: "Tensor", seen: "Tensor", unit: "Tensor", aux: dict[str, Any]) -> "Tensor":
+    """Pinball loss of the quantiles and a Huber loss of the mean, in units of each kind's usual spread [n]."""
+    import torch
+    from torch.nn.functional import huber_loss
+
+    error = (truth[..., None] - answer) / unit[:, None]
+    levels = error.new_tensor(LEVELS)
+    quantile = torch.maximum(levels * error[..., :3], (levels - 1) * error[..., :3]).sum(-1)
+    mean = huber_loss(error[..., 3], torch.zeros_like(error[..., 3]), reduction="none")
+    return ((quantile + 0.5 * mean) * seen).sum() / seen.sum().clamp(min=1)
+
+
+def truth(values: Array, aux: dict[str, Any]) -> Array:
+    """The readings themselves."""
+    return values
+
+
+def from_values(values: Array, aux: dict[str, Any]) -> Array:
+    """All columns equal to the value."""
+    return np.repeat(values[..., None], len(NAMES), axis=-1)
+
+
+def score(answer: Array, truth: Array, aux: dict[str, Any]) -> dict[str, float]:
+    """MAE of the median, RMSE of the mean, pinball loss and coverage of the 80 % interval."""
+    return {
+        "mae": metrics.regression(answer[..., 1], truth)["mae"],
+        "rmse": metrics.regression(answer[..., 3], truth)["rmse"],
+        "pinball": metrics.pinball(answer[..., :3], truth, LEVELS),
+        "coverage80": metrics.coverage(answer[..., 0], answer[..., 2], truth),
+    }
+
+
+def errors(answer: Array, truth: Array, aux: dict[str, Any]) -> Array:
+    """Absolute error of each point, NaN where there is no truth; lower is better."""
+    return np.abs(answer[..., 1] - truth)

@@ -1,0 +1,94 @@
+"""Closed-form ridge over a window's readings and profile, pooled over channels: a baseline, and a model's anchor.
+
+All in the window's own units, see `normalise`: the answer is the profile's shape at the window's level, plus a linear
+map of the known readings [K], the profile there [K] and the profile ahead [H].
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+def normalise(values: Array, profile: Array, known: int, std: Array) -> tuple[Array, Array, Array]:
+    """Level, the profile's level and scale of windows [B, T, N]; each [B, 1, N]. The same as `models.series.normalise`."""
+    level = values[:, :known].mean(1, keepdims=True)
+    usual_level = profile[:, :known].mean(1, keepdims=True)
+    spread = ((values[:, :known] - level) ** 2).mean(1, keepdims=True)
+    return level, usual_level, np.sqrt(0.5 * spread + 0.5 * std**2)
+
+
+def features(batch: dict[str, Array], known: int, horizon: int, n: int) -> tuple[Array, Array, Array, Array]:
+    """Inputs [B, n, 2K+H], profile ahead [B, n, H], level and scale [B, n, 1] of the first `n` channels."""
+    values, profile, std = batch["values"][..., :n], batch["profile"][..., :n], batch["std"][:n]
+    level, usual_level, scale = normalise(values, profile, known, std)
+    x, shape = (values - level) / scale, (profile - usual_level) / scale
+    usual = shape[:, known : known + horizon]
+    given = np.concatenate([x[:, :known], shape[:, :known], usual], axis=1)
+    return given.transpose(0, 2, 1), usual.transpose(0, 2, 1), level.transpose(0, 2, 1), scale.transpose(0, 2, 1)
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """weight [H, 2K+H], bias [H], noise [H]: root mean squared error a step on validation, in scales."""
+
+    weight: Array
+    bias: Array
+    noise: Array
+    known: int
+
+    @classmethod
+    def fit(cls, train: Iterable[dict[str, Array]], validation: Iterable[dict[str, Array]], known: int) -> "Ridge":
+        """Solve on training batches; choose the penalty on validation.
+
+        A batch has `values`, `profile`, `std` as in `core.windows.prepare`, and `truth` [B, H, n] with NaN for missing.
+        """
+        gram: Any = 0.0
+        cross: Any = 0.0
+        count = 0
+        for batch in train:
+            given, residual, seen, _ = _rows(batch, known)
+            whole = seen.mean(-1) > 0.5
+            z = np.concatenate([given[whole], np.ones((int(whole.sum()), 1))], axis=1)
+            gram, cross, count = gram + z.T @ z, cross + z.T @ residual[whole], count + len(z)
+        if not count:
+            raise ValueError("no training window has enough readings")
+        size = len(gram)
+        value, vector = np.linalg.eigh(gram / count)
+        turned = vector.T @ (cross / count)
+        solutions = [vector @ (turned / (np.maximum(value, 0) + penalty)[:, None]) for penalty in PENALTIES]
+        squares, points = np.zeros((len(PENALTIES), cross.shape[1])), np.zeros(cross.shape[1])
+        for batch in validation:
+            given, residual, seen, unit = _rows(batch, known)
+            z = np.concatenate([given, np.ones((len(given), 1))], axis=1)
+            for i, solution in enumerate(solutions):
+                squares[i] += (((z @ solution - residual) * unit) ** 2 * seen).sum(0)
+            points += seen.sum(0)
+        best = int(squares.sum(1).argmin()) if points.sum() else 2
+        noise = np.ones(cross.shape[1])
+        if points.sum():
+            noise = np.sqrt(squares[best] / np.maximum(points, 1))
+        solution = solutions[best]
+        return cls(
+            solution[: size - 1].T.astype(np.float32), solution[-1].astype(np.float32), noise.astype(np.float32), known
+        )
+
+    def predict(self, batch: dict[str, Array], n: int) -> Array:
+        """Values of the next steps, [B, H, n], in the target's units."""
+        given, usual, level, scale = features(batch, self.known, len(self.bias), n)
+        return (level + scale * (given @ self.weight.T + self.bias + usual)).transpose(0, 2, 1)
+
+
+def _rows(batch: dict[str, Array], known: int) -> tuple[Array, Array, Array, Array]:
+    """A row a (window, channel): inputs, normalised residual over the profile, whether seen, and scale ÷ usual scale."""
+    truth = batch["truth"].transpose(0, 2, 1)
+    b, n, horizon = truth.shape
+    given, usual, level, scale = features(batch, known, horizon, n)
+    seen = np.isfinite(truth)
+    residual = np.where(seen, (np.where(seen, truth, 0) - level) / scale - usual, 0)
+    unit = np.broadcast_to(scale / scale.mean(), (b, n, 1)).reshape(b * n, 1)
+    return given.reshape(b * n, -1).astype(np.float64), residual.reshape(b * n, horizon), seen.reshape(b * n, -1), unit

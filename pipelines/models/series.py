@@ -1,0 +1,230 @@
+"""A masked-patch transformer for sensor series, with factorised attention over time and over sensors.
+
+Readings are cut into patches as in PatchTST (Nie et al., 2023); attention runs over time within a channel, then over
+channels within a patch, as in factorised video transformers (Arnab et al., 2021). What is asked for, later steps or
+hidden ones, is a masked patch: pretraining, forecasting and reconstruction are one operation.
+
+Shapes: B windows, N channels, S patches, P steps a patch, D width, T = S·P steps.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipelines.core.calendar import FEATURES
+from pipelines.core.windows import LEAD, Spec, known_steps
+
+SIZES = {"tiny": (48, 3, 4), "small": (256, 6, 8), "base": (512, 12, 8), "large": (1024, 24, 16)}
+"""width, layers, heads: about 0.1, 5, 38 and 300 million parameters."""
+PATCHES = {"5min": 12, "15min": 8, "1h": 6, "1d": 7}
+PLACES = 12
+
+
+@dataclass(frozen=True)
+class Config:
+    """What it takes to build the backbone again. `kinds` and `sensors` are vocabularies; number 0 is unknown."""
+
+    size: str
+    kinds: tuple[str, ...]
+    sensors: tuple[str, ...]
+    centre: tuple[float, float] = (0.0, 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Config":
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+class Attention(nn.Module):
+    """Self-attention over the second of three axes: [groups, length, D]."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups, length, width = x.shape
+        # 4-D throughout: the ONNX exporter refuses attention in five dimensions.
+        q, k, v = self.qkv(x).reshape(groups, length, 3 * self.heads, -1).transpose(1, 2).chunk(3, dim=1)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.out(mixed.transpose(1, 2).reshape(groups, length, width))
+
+
+class Block(nn.Module):
+    """Attention over time, attention over channels, then a two-layer perceptron; all pre-norm."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.time_norm, self.space_norm, self.mlp_norm = (nn.LayerNorm(width) for _ in range(3))
+        self.time, self.space = Attention(width, heads), Attention(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, s, d = x.shape
+        x = x + self.time(self.time_norm(x).reshape(b * n, s, d)).reshape(b, n, s, d)
+        across = self.space_norm(x).transpose(1, 2).reshape(b * s, n, d)
+        x = x + self.space(across).reshape(b, s, n, d).transpose(1, 2)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Backbone(nn.Module):
+    """Tokens from patches. `forward` gives [B, N, S, D] for S patches of context and future together."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        width, layers, heads = SIZES[config.size]
+        self.width = width
+        # A patch's token: values, observed flags and usual values, plus the window's level and scale.
+        self.patch = nn.ModuleDict({c: nn.Linear(3 * p + 2, width) for c, p in PATCHES.items()})
+        self.moment = nn.Linear(FEATURES + LEAD, width)
+        self.place = nn.Linear(PLACES, width)
+        self.kind = nn.Embedding(len(config.kinds) + 1, width)
+        self.sensor = nn.Embedding(len(config.sensors) + 1, width)
+        self.hidden = nn.Parameter(torch.zeros(width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.kind.weight, std=0.02)
+        nn.init.normal_(self.sensor.weight, std=0.02)
+
+    def forward(
+        self,
+        cadence: str,
+        x: Tensor,  # [B, T, N] normalised values, 0 where hidden
+        observed: Tensor,  # [B, T, N]
+        usual: Tensor,  # [B, T, N] normalised profile
+        window: Tensor,  # [B, N, 2] level and scale of the window against the channel's own
+        calendar: Tensor,  # [B, S, FEATURES + LEAD]
+        place: Tensor,  # [N, PLACES]
+        kind: Tensor,  # [N]
+        sensor: Tensor,  # [N]
+    ) -> Tensor:
+        b, t, n = x.shape
+        p = PATCHES[cadence]
+        s = t // p
+
+        def patches(values: Tensor) -> Tensor:
+            return values.transpose(1, 2).reshape(b, n, s, p)
+
+        seen = patches(observed)
+        per_patch = torch.cat([patches(x), seen, patches(usual), window[:, :, None, :].expand(b, n, s, 2)], dim=-1)
+        if self.training:  # half the time a sensor is a stranger, so that real strangers are no surprise
+            keep = torch.rand(n, device=x.device) < 0.5
+            sensor = torch.where(keep, sensor, torch.zeros_like(sensor))
+        who = self.kind(kind) + self.sensor(sensor) + self.place(place)
+        tokens = self.patch[cadence](per_patch) + self.moment(calendar)[:, None] + who[None, :, None]
+        tokens = tokens + (seen.amax(-1, keepdim=True) < 0.5) * self.hidden
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+
+def normalise(values: Tensor, usual: Tensor, known: int, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Level, level of the profile and scale over the first `known` steps of [B, T, N]; each [B, 1, N].
+
+    The scale is half the window's own and half the channel's long-run one, so that a quiet night does not blow up.
+    """
+    level = values[:, :known].mean(1, keepdim=True)
+    usual_level = usual[:, :known].mean(1, keepdim=True)
+    spread = ((values[:, :known] - level) ** 2).mean(1, keepdim=True)
+    return level, usual_level, (0.5 * spread + 0.5 * std**2).sqrt()
+
+
+class Pretraining(nn.Module):
+    """Backbone with a reconstruction head: the answer is profile shape at the window's level plus a correction."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.ModuleDict({c: nn.Linear(backbone.width, p) for c, p in PATCHES.items()})
+        for head in self.head.values():
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    def forward(self, cadence: str, batch: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised reconstruction and truth, both [B, T, N]; `mask` [B, S, N] is 1 where a patch is hidden."""
+        values, observed, usual = batch["values"], batch["observed"], batch["profile"]
+        p = PATCHES[cadence]
+        shown = 1 - mask.repeat_interleave(p, dim=1)
+        weight = shown * observed + 1e-4 * shown + 1e-8
+        level = (values * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        usual_level = (usual * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        spread = ((values - level) ** 2 * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        scale = (0.5 * spread + 0.5 * batch["std"] ** 2).sqrt()
+        truth, shape = (values - level) / scale, (usual - usual_level) / scale
+        window = window_features(level, scale, batch)
+        tokens = self.backbone(
+            cadence, truth * shown, observed * shown, shape, window, batch["calendar"],
+            batch["place"], batch["kind"], batch["sensor"],
+        )  # fmt: skip
+        b, n, s, _ = tokens.shape
+        correction = self.head[cadence](tokens).reshape(b, n, s * p).transpose(1, 2)
+        return shape + correction, truth
+
+
+def window_features(level: Tensor, scale: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """[B, N, 2]: how high and how wide this window is against the channel's long run."""
+    return torch.stack([(level - batch["mean"])[:, 0] / batch["std"], (scale[:, 0] / batch["std"]).log()], dim=-1)
+
+
+class TaskModel(nn.Module):
+    """Backbone, ridge anchor and a zero-initialised head for one task.
+
+    Before training it answers exactly as the closed-form ridge does (`pipelines.models.ridge`), and the early stop
+    counts that as the first candidate: training may only improve on it.
+
+    `reconstruct`: the asked steps are the window's last ones; each half of the channels is hidden there in turn, so
+    that a channel is judged by its own past and by its neighbours' present.
+    """
+
+    def __init__(self, backbone: Backbone, spec: Spec, outputs: int, reconstruct: bool = False) -> None:
+        super().__init__()
+        self.backbone, self.reconstruct, self.outputs = backbone, reconstruct, outputs
+        self.cadence, self.patch, self.context, self.horizon = spec.cadence, spec.patch, spec.context, spec.horizon
+        self.asked, self.known = spec.future // spec.patch, known_steps(spec, reconstruct)
+        self.head = nn.Linear(backbone.width, spec.patch * outputs)
+        self.anchor = nn.Linear(2 * self.known + spec.horizon, spec.horizon)
+        for layer in (self.head, self.anchor):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, values: Tensor, observed: Tensor, profile: Tensor, calendar: Tensor, mean: Tensor, std: Tensor,
+        place: Tensor, kind: Tensor, sensor: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Anchor [B, H, N] in units, raw head outputs [B, H, N, outputs] and scale [B, 1, N].
+
+        values, observed: [B, context, N]; profile: [B, context + future, N]; the rest as in `Backbone.forward`.
+        """
+        level, usual_level, scale = normalise(values, profile, self.known, std)
+        x, shape = (values - level) / scale, (profile - usual_level) / scale
+        window = torch.stack([((level - mean) / std)[:, 0], (scale / std).log()[:, 0]], dim=-1)
+        usual = shape[:, self.known : self.known + self.horizon]
+        given = torch.cat([x[:, : self.known], shape[:, : self.known], usual], dim=1).transpose(1, 2)
+        anchor = level + scale * (self.anchor(given).transpose(1, 2) + usual)
+
+        who = (place, kind, sensor)
+        if self.reconstruct:
+            shape, calendar = shape[:, : self.context], calendar[:, : self.context // self.patch]
+            late = (torch.arange(self.context, device=x.device) >= self.known).to(x.dtype)[None, :, None]
+            odd = (torch.arange(x.shape[2], device=x.device) % 2).to(x.dtype)[None, None, :]
+            tokens = torch.zeros((), dtype=x.dtype, device=x.device)
+            for turn in (odd, 1 - odd):
+                shown = 1 - late * turn
+                part = self.backbone(self.cadence, x * shown, observed * shown, shape, window, calendar, *who)
+                tokens = tokens + part * turn[:, 0, :, None, None]
+        else:
+            ahead = torch.zeros_like(shape[:, self.context :])
+            x, observed = torch.cat([x, ahead], dim=1), torch.cat([observed, ahead], dim=1)
+            tokens = self.backbone(self.cadence, x, observed, shape, window, calendar, *who)
+        asked = tokens[:, :, -self.asked :]
+        b, n = asked.shape[:2]
+        raw = self.head(asked).reshape(b, n, self.asked * self.patch, self.outputs)
+        return anchor, raw.transpose(1, 2)[:, : self.horizon], scale

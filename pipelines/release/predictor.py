@@ -1,0 +1,139 @@
+"""A bundle, loaded and asked: the same code for evaluation, registration, serving and monitoring. No torch, no mlflow."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.core import windows
+from pipelines.core.errors import UserError
+from pipelines.core.windows import Spec
+from pipelines.release import bundle
+
+Array = np.ndarray[Any, Any]
+PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "reference")
+CHUNK = 64
+"""Windows a call: bounds the memory of long batches."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Answers of one bundle.
+
+    predictor = Predictor.load(Path("models/tasks/traffic_speed"))
+    answer = predictor.predict(values, starts)   # [B, horizon, targets, len(predictor.names)]
+    """
+
+    config: dict[str, Any]
+    tables: dict[str, Array]
+    digest: str
+    session: Any
+
+    @classmethod
+    def load(cls, folder: Path, *, threads: int = 0) -> "Predictor":
+        """Verify every byte of `folder` against its manifest and load it; `threads` 0 leaves the choice to the runtime.
+
+        Raises UserError for a folder that is no bundle, or one that was changed.
+        """
+        import onnxruntime
+        from safetensors.numpy import load_file
+
+        digest = bundle.verify(folder)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        config = json.loads((folder / "config.json").read_bytes())
+        return cls(config, load_file(folder / "tables.safetensors"), digest, session)
+
+    @cached_property
+    def spec(self) -> Spec:
+        return Spec.from_json(self.config["spec"])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What stands on the last axis of an answer."""
+        return tuple(self.config["names"])
+
+    @property
+    def channels(self) -> list[dict[str, Any]]:
+        """All channels the model reads; the first `targets` are answered."""
+        return list(self.config["channels"])
+
+    @property
+    def targets(self) -> int:
+        return int(self.config["targets"])
+
+    @property
+    def reconstruct(self) -> bool:
+        return bool(self.config["reconstruct"])
+
+    def inputs(self, values: Array, starts: Array) -> dict[str, Array]:
+        """What the graph is given for raw readings [B, context, N] that begin at `starts` (UTC, [B])."""
+        prepared = windows.prepare(values, starts, self.tables["profile"], self.spec)
+        return {**prepared, **{k: self.tables[k] for k in PER_CHANNEL}}
+
+    def run(self, inputs: dict[str, Array]) -> Array:
+        """The graph's own answer [B, H, N, names], uncalibrated."""
+        wanted = {i.name for i in self.session.get_inputs()}
+        answer: Array = self.session.run(None, {k: v for k, v in inputs.items() if k in wanted})[0]
+        return answer
+
+    def predict(self, values: Array, starts: Array) -> Array:
+        """Calibrated answers [B, H, targets, names] for raw readings [B, context, N], NaN = missing."""
+        if values.shape[1:] != (self.spec.context, len(self.channels)):
+            raise UserError(
+                f"readings have shape {values.shape[1:]}, this model reads "
+                f"{self.spec.context} steps of {len(self.channels)} channels"
+            )
+        parts = [
+            self.run(self.inputs(values[i : i + CHUNK], starts[i : i + CHUNK]))[:, :, : self.targets]
+            for i in range(0, len(values), CHUNK)
+        ]
+        return calibrated(np.concatenate(parts), self.tables.get("spread"))
+
+    def predict_rows(self, rows: dict[str, Array]) -> dict[str, Array]:
+        """Long readings in, long answers out.
+
+        rows: `time` (UTC datetime64), `sensor`, `kind`, `value`, equally long; the window ends with the newest step.
+        Returns `time`, `sensor`, `kind` and one array a name of `names`. Sensors the model does not know are ignored,
+        absent ones count as missing. Raises UserError when no reading is of a channel the model knows.
+        """
+        step = np.timedelta64(self.spec.step_s, "s")
+        number = {(c["sensor"], c["kind"]): i for i, c in enumerate(self.channels)}
+        column = np.array([number.get(k, -1) for k in zip(rows["sensor"], rows["kind"], strict=True)], int)
+        known = column >= 0
+        if not known.any():
+            raise UserError("no reading is of a sensor and kind this model knows; see its `channels`")
+        times = np.asarray(rows["time"]).astype("datetime64[s]")[known]
+        seconds = times.astype(np.int64) // self.spec.step_s
+        end = int(seconds.max()) + 1
+        index = seconds - (end - self.spec.context)
+        values = np.full((1, self.spec.context, len(self.channels)), np.nan, np.float32)
+        inside = index >= 0
+        values[0, index[inside], column[known][inside]] = np.asarray(rows["value"], float)[known][inside]
+        start = np.datetime64((end - self.spec.context) * self.spec.step_s, "s")
+        answer = self.predict(values, np.array([start]))[0]
+        first = start + windows.known_steps(self.spec, self.reconstruct) * step
+        horizon, n = answer.shape[:2]
+        asked = self.channels[:n]
+        return {
+            "time": np.repeat(first + np.arange(horizon) * step, n),
+            "sensor": np.tile(np.array([c["sensor"] for c in asked]), horizon),
+            "kind": np.tile(np.array([c["kind"] for c in asked]), horizon),
+            **{name: answer[..., i].reshape(-1) for i, name in enumerate(self.names)},
+        }
+
+
+def calibrated(answer: Array, spread: Array | None) -> Array:
+    """Stretch the outer quantiles of [B, H, n, 4] by `spread` [2, H]; other answers pass."""
+    if spread is None:
+        return answer
+    out = answer.copy()
+    middle = answer[..., 1]
+    out[..., 0] = middle - (middle - answer[..., 0]) * spread[0][None, :, None]
+    out[..., 2] = middle + (answer[..., 2] - middle) * spread[1][None, :, None]
+    return out
