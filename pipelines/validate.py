@@ -75,7 +75,7 @@ def _schema(every: dict[dt.date, Path]) -> list[dict[str, str]]:
 def _split(
     spec: Source, rules: flags.Rules, raw: Path, every: dict[dt.date, Path], good: Path, bad: Path
 ) -> tuple[dict[str, Any], pa.Table, int]:
-    """Bring both folders up to date; returns the days' counts, the channels' profile a day and how many days it took."""
+    """Bring both folders up to date; returns counts a day, channels a day, and how many days were computed."""
     for folder in (good, bad):
         folder.mkdir(parents=True, exist_ok=True)
         files.sweep(folder)
@@ -107,8 +107,8 @@ def _split(
                 days[str(day.date)] = {"key": keys[day.date], **counts, "reasons": day.reasons}
                 shown.add()
     for folder in (good, bad):
-        for day, path in day_files(folder).items():
-            if day not in every:
+        for date, path in day_files(folder).items():
+            if date not in every:
                 path.unlink()
     for name in ("sensors.parquet", "edges.parquet"):
         if (raw / name).is_file():

@@ -136,7 +136,7 @@ def flag(records: Table, kinds: Table, mixups: Table, sensors: Table, rule: Rule
     out = single
     for name, rows in zip(("stuck", "spike", "unit_mixup"), found, strict=False):
         rows = rows.select("row").distinct().mutate(**{name: True})
-        out = out.left_join(rows, "row").drop("row_right")
+        out = _beside(out, rows, ["row"])
     if not len(rule.mixups):
         out = out.mutate(unit_mixup=False)
     return out.select("row", "day", **{reason: out[reason].fill_null(False) for reason in REASONS})
@@ -146,7 +146,7 @@ def _single(records: Table, kinds: Table, sensors: Table, rule: Rules) -> Table:
     """Flags that need no more than the record and those of the same moment."""
     import ibis
 
-    r = records.left_join(kinds, "kind").drop("kind_right").left_join(sensors, "sensor").drop("sensor_right")
+    r = _beside(_beside(records, kinds, ["kind"]), sensors, ["sensor"])
     r = r.mutate(
         missing=r.value.isnull() | r.value.isnan(),
         unknown_kind=r.lo.isnull(),
@@ -162,6 +162,10 @@ def _single(records: Table, kinds: Table, sensors: Table, rule: Rules) -> Table:
     return r.mutate(good=~bad)
 
 
+def _beside(left: Table, right: Table, keys: list[str]) -> Table:
+    return left.left_join(right, keys).drop(*(f"{key}_right" for key in keys))
+
+
 def _off_grid(t: Table, step: int) -> Table:
     import ibis
 
@@ -174,7 +178,7 @@ def _neighbours(good: Table) -> Table:
     import ibis
 
     order = ibis.window(group_by=["sensor", "kind"], order_by=[good.t, good.row])
-    columns = {}
+    columns: dict[str, Table] = {}
     for i in (1, 2):
         columns |= {f"p{i}": good.value.lag(i).over(order), f"tp{i}": good.t.lag(i).over(order)}
         columns |= {f"n{i}": good.value.lead(i).over(order), f"tn{i}": good.t.lead(i).over(order)}
@@ -197,7 +201,7 @@ def _stuck(near: Table, rule: Rules) -> Table:
     r = near.filter(near.stuck_us.notnull())
     for kind, values in rule.constant_ok:
         r = r.filter(~((r.kind == kind) & r.value.isin(values)))
-    order = dict(group_by=["sensor", "kind"], order_by=[r.t, r.row])
+    order = {"group_by": ["sensor", "kind"], "order_by": [r.t, r.row]}
     fresh = r.p1.isnull() | (r.p1 != r.value) | (r.t - r.tp1 > ibis.greatest(r.stuck_us, min(2 * rule.step, DAY)))
     r = r.mutate(began=fresh.ifelse(r.t, None))
     r = r.mutate(began=r.began.max().over(ibis.cumulative_window(**order)))
@@ -239,22 +243,27 @@ def _slot(t: Table, step: int) -> Table:
     return ((t + step // 2) / step).floor().cast("int64")
 
 
-def _before(days: Table, keys: list[str], medians: dict[str, str], reach: int) -> Table:
-    """For each key and day the medians over the `reach` days before it, and over how many (`seen`)."""
-    past = days.select(*keys, *medians.values(), past="day")
+def _before(days: Table, keys: list[str], new: dict[str, str], reach: int, how: str = "median") -> Table:
+    """For each key and day the median (or maximum) over the `reach` days before it, and over how many (`seen`)."""
+    past = days.select(*keys, *new.values(), past="day")
     pairs = days.select(*keys, "day").join(past, keys)
     pairs = pairs.filter((pairs.past < pairs.day) & (pairs.past >= pairs.day - reach))
-    return pairs.group_by(*keys, "day").agg(
-        seen=pairs.count(), **{new: pairs[old].median() for new, old in medians.items()}
-    )
+    tell = {
+        "median": lambda x: x.median(),
+        "max": lambda x: x.max(),
+        "spread": lambda x: x.quantile(0.75) - x.quantile(0.25),
+    }
+    values = {name: tell[how](pairs[old]) for name, old in new.items()}
+    return pairs.group_by(*keys, "day").agg(seen=pairs.count(), **values)
 
 
 def _unit_mixups(good: Table, mixups: Table, rule: Rules) -> Table:
-    """Rows of stretches whose level fits their own recent one, given the peers', only after conversion.
+    """Rows of stretches that read as if the sensor had been set to a wrong unit.
 
-    v is the value, or its logarithm where a mix-up is a factor; base the median of v over the sensors of that moment;
-    u = v - base. q = (u - the channel's u of this time of day over the past week) / (what the mix-up would shift u by):
-    near 0 for a right reading and near 1 for a wrong one. A stretch must keep q near 1 for `hold` on one side at least.
+    v is the value, or its logarithm where a mix-up is a factor; u is v less the median of v over the sensors of that
+    moment. A mix-up shifts u by `size`. A stretch is found by its edges, u leaping by `size` in one step and staying
+    there, if its level does not speak against it; or by its level alone, if that fits what is usual for the channel
+    at this time of day only after conversion, both in u and in v.
     """
     import ibis
 
@@ -269,29 +278,93 @@ def _unit_mixups(good: Table, mixups: Table, rule: Rules) -> Table:
     )
     base = r.group_by("kind", "unit", "slot").agg(base=r.v.median(), peers=r.v.count())
     r = r.join(base, ["kind", "unit", "slot"])
-    r = r.mutate(u=(r.peers >= 5).ifelse(r.v - r.base, r.v))
-    keys = ["sensor", "kind", "unit"]
-    by_block = r.group_by(*keys, "block", "day").agg(u=r.u.median())
-    by_day = r.group_by(*keys, "day").agg(u=r.u.median())
-    usual = _before(by_block, [*keys, "block"], {"usual": "u"}, REFERENCE)
-    daily = _before(by_day, keys, {"daily": "u"}, REFERENCE)
-    today = by_day.select(*keys, "day", today="u")
-    r = r.left_join(usual, [*keys, "block", "day"]).drop(
-        "sensor_right", "kind_right", "unit_right", "block_right", "day_right"
+    r = r.mutate(u=(r.peers >= 5).ifelse(r.v - r.base, r.v), size=r.v - r.w)
+    r = r.filter(r["size"].abs() > 0)
+    r = r.select("row", "day", "t", *_CHANNEL, "block", "value", "logarithmic", "base", "u", "v", "size")
+    r = _usual(_edges(r, rule))
+    stretch = ibis.window(group_by=[*_CHANNEL, "day", "inside", "since"])
+    mean = {name: r[name].mean().over(stretch) for name in ("qu", "qv", "spread_v", "strange")}
+    fits = mean["qu"].between(0.6, 1.4) & (mean["qv"].between(0.5, 1.5) | (mean["spread_v"] > 0.3))
+    by_edges = r.inside & fits & (mean["strange"] > 3.0)
+    return r.mutate(found=(by_edges | _by_level(r, rule)).fill_null(False)).filter(lambda x: x.found)
+
+
+_CHANNEL = ("sensor", "kind", "unit")
+MEMORY = 3
+"""Days for which the edge of a stretch is remembered."""
+
+
+def _edges(r: Table, rule: Rules) -> Table:
+    """Adds `inside`: between a leap by `size` and one back, known to be at least `hold` apart by the end of the day."""
+    import ibis
+
+    order = ibis.window(group_by=_CHANNEL, order_by=[r.t, r.row])
+    columns = {f"p{i}": r.u.lag(i).over(order) for i in (1, 2, 3)}
+    columns |= {f"n{i}": r.u.lead(i).over(order) for i in (1, 2)} | {f"d{i}": r.day.lead(i).over(order) for i in (1, 2)}
+    columns["psize"] = r["size"].lag(1).over(order)  # what a leap back from the record before would be
+    columns["tp"] = r.t.lag(3).over(order)
+    columns["tn"] = r.t.lead(2).over(order)
+    r = r.mutate(**columns)
+    near = (r.t - r.tp <= DAY) & (r.tn - r.t <= DAY)
+    leap, first = _middle(r.u, r.n1, r.n2) - _middle(r.p1, r.p2, r.p3), r.u - r.p1
+    start = near & (leap / r["size"]).between(0.55, 1.45) & (first / r["size"]).between(0.5, 1.5)
+    end = near & (leap / r.psize).between(-1.45, -0.55) & (first / r.psize).between(-1.5, -0.5)
+    own = r.d2 == r.day
+    r = r.mutate(start=start.ifelse(r.t, None), end=end.ifelse(r.t, None))
+    r = r.mutate(own_start=own.ifelse(r.start, None), own_end=own.ifelse(r.end, None))
+    past = r.group_by(*_CHANNEL, "day").agg(start=r.start.max(), end=r.end.max())
+    old = _before(past, list(_CHANNEL), {"old_start": "start", "old_end": "end"}, MEMORY, "max")
+    r = _beside(r, old.drop("seen"), [*_CHANNEL, "day"])
+    so_far = ibis.cumulative_window(group_by=[*_CHANNEL, "day"], order_by=[r.t, r.row])
+    rest = ibis.window(group_by=[*_CHANNEL, "day"], order_by=[r.t, r.row], rows=(0, None))
+    whole = ibis.window(group_by=[*_CHANNEL, "day"])
+    r = r.mutate(
+        since=ibis.greatest(r.own_start.max().over(so_far), r.old_start),
+        ended=ibis.greatest(r.own_end.max().over(so_far), r.old_end),
+        until=ibis.coalesce(r.own_end.min().over(rest), r.t.max().over(whole)),
     )
-    r = r.left_join(daily.drop("seen"), [*keys, "day"]).drop("sensor_right", "kind_right", "unit_right", "day_right")
-    r = r.left_join(today, [*keys, "day"]).drop("sensor_right", "kind_right", "unit_right", "day_right")
-    reference = (r.seen.fill_null(0) >= 3).ifelse(r.usual, ibis.coalesce(r.daily, r.today))
-    r = r.mutate(q=(r.u - reference) / (r.v - r.w))
-    r = r.mutate(vote=((r.q > 0.7) & (r.q < 1.4)).cast("float64"))
+    hold = max(4 * rule.step, DAY // 8)
+    inside = r.since.notnull() & (r.ended.isnull() | (r.since > r.ended)) & (r.until - r.since >= hold)
+    return r.mutate(inside=inside)
+
+
+def _middle(a: Table, b: Table, c: Table) -> Table:
+    import ibis
+
+    return a + b + c - ibis.greatest(a, b, c) - ibis.least(a, b, c)
+
+
+def _usual(r: Table) -> Table:
+    """Adds how far each record is from what is usual for its channel at this time of day over the past week.
+
+    qu, qv: in u and in v, in sizes of the mix-up: near 0 if it is as usual, near 1 if only converted. spread_v: how
+    far v itself spreads from day to day, in the same measure. strange: in the channel's usual errors.
+    """
+    import ibis
+
+    day, block = [*_CHANNEL, "day"], [*_CHANNEL, "block", "day"]
+    daily = r.group_by(*block).agg(du=r.u.median(), dv=r.v.median())
+    usual = _before(daily, block[:-1], {"ru": "du", "rv": "dv"}, REFERENCE)
+    spread = _before(daily, block[:-1], {"spread_v": "dv"}, REFERENCE, "spread")
+    r = _beside(_beside(r, usual.drop("seen"), block), spread.drop("seen"), block)
+
+    def off(u: Table) -> Table:
+        return (r.value - r.logarithmic.ifelse(ibis.least(r.base + u, 100.0).exp(), r.base + u)).abs()
+
+    own = r.u.median().over(ibis.window(group_by=day))
+    errors = r.mutate(error=off(own)).group_by(*day).agg(error=lambda x: x.error.median())
+    r = r.mutate(off=off(r.ru))
+    r = _beside(r, _before(errors, list(_CHANNEL), {"error": "error"}, REFERENCE).drop("seen"), day)
+    q = {f"q{name}": ((r[name] - r[f"r{name}"]) / r["size"]).clip(-1.0, 2.0) for name in ("u", "v")}
+    return r.mutate(**q, spread_v=r.spread_v / r["size"].abs(), strange=r.off / ibis.greatest(r.error, 1e-9))
+
+
+def _by_level(r: Table, rule: Rules) -> Table:
+    """Whether a record and those of some hours before or after it are, in u and in v, as usual once converted."""
+    import ibis
+
     hold = min(max(6 * rule.step, DAY // 12), DAY)
-    back = ibis.range_window(group_by=keys, order_by=r.t, preceding=hold, following=0)
-    ahead = ibis.range_window(group_by=[*keys, "day"], order_by=r.t, preceding=0, following=hold)
-    shares = {}
-    for name, window in (("back", back), ("ahead", ahead)):
-        shares[name] = r.vote.mean().over(window)
-        shares[f"{name}_n"] = r.vote.count().over(window)
-    r = r.mutate(**shares)
-    need = int(0.6 * hold / rule.step)
-    long = ((r.back >= 0.8) & (r.back_n >= need)) | ((r.ahead >= 0.8) & (r.ahead_n >= need))
-    return r.filter((r.vote > 0) & long)
+    back = ibis.range_window(group_by=_CHANNEL, order_by=r.t, preceding=hold, following=0)
+    ahead = ibis.range_window(group_by=[*_CHANNEL, "day"], order_by=r.t, preceding=0, following=hold)
+    sides = [r.qu.mean().over(w).between(0.75, 1.25) & r.qv.mean().over(w).between(0.75, 1.25) for w in (back, ahead)]
+    return (sides[0] | sides[1]) & r.qu.between(0.6, 1.4) & r.qv.between(0.6, 1.4) & (r.strange > 3.5)

@@ -30,8 +30,7 @@ class Day:
 
     @property
     def bad(self) -> Array:
-        found: Array = self.flags.any(axis=1)
-        return found
+        return np.asarray(self.flags.any(axis=1))
 
     @property
     def validated(self) -> pa.Table:

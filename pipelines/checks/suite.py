@@ -146,8 +146,8 @@ def checks(source: Source) -> list[Check]:
         low, high = spec.range
         said = f"validated {kind} leaves its range [{low:g}, {high:g}]"
         found += [
-            Check("kinds", lowest, column("low", min_value=low, **only), lambda _, said=said: said),
-            Check("kinds", highest, column("high", max_value=high, **only), lambda _, said=said: said),
+            Check("kinds", lowest, column("low", min_value=low, **only), _always(said)),
+            Check("kinds", highest, column("high", max_value=high, **only), _always(said)),
         ]
     return found
 
@@ -158,19 +158,20 @@ def judge(name: str, source: Source, found: Profile, schema: Rows) -> Results:
     import great_expectations as gx
     import pandas as pd
 
+    labels = {kind for kind, spec in source.kinds.items() if spec.label}
     rows = {
         "schema": schema,
         "batch": [found.batch],
-        "kinds": [
-            k for k in found.kinds if k["raw"] or not (k["kind"] in source.kinds and source.kinds[k["kind"]].label)
-        ],
+        "kinds": [k for k in found.kinds if k["raw"] or k["kind"] not in labels],  # labels may come late
         "sensors": found.sensors,
         "days": found.days,
     }
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     assets = context.data_sources.add_pandas("cityloop")
-    failures, warnings, pages, passed = [], [], {}, 0
+    failures: list[tuple[int, str]] = []
+    warnings: list[tuple[int, str]] = []
+    pages, passed = {}, 0
     every = checks(source)
     for frame, columns in FRAMES.items():
         mine = [check for check in every if check.frame == frame]
@@ -197,6 +198,10 @@ def judge(name: str, source: Source, found: Profile, schema: Rows) -> Results:
     return Results(counts, _said(failures), _said(warnings), pages)
 
 
+def _always(text: str) -> Callable[[Rows], str]:
+    return lambda rows: text
+
+
 def _said(found: list[tuple[int, str]]) -> list[str]:
     return list(dict.fromkeys(text for _, text in sorted(found)))
 
@@ -210,8 +215,9 @@ def _inside(row: dict[str, Any], box: Any) -> bool:
     return (lat is None or box.south <= lat <= box.north) and (lon is None or box.west <= lon <= box.east)
 
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:70em;color:#222}table{border-collapse:collapse}
-td,th{border:1px solid #ccc;padding:.3em .6em;text-align:left;vertical-align:top}.fail{color:#a00}.hide,.modal{display:none}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:70em;color:#222}
+table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.3em .6em;text-align:left;vertical-align:top}
+.fail{color:#a00}.hide,.modal{display:none}
 nav a{margin-right:1em}ul{list-style:none;padding-left:0}"""
 
 
