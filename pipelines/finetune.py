@@ -93,12 +93,11 @@ def _fit(
     ridge = Ridge.fit(data.batches(spread_out(train_rows, FIT_WINDOWS), 64), held, data.known)
     aux["noise"] = ridge.noise
     n = data.targets
+    target = {**aux, "reference": aux["reference"][:n]}
     if task.classes:
-        seen = [
-            objective.truth(b["truth"], {**aux, "reference": aux["reference"][:n]})
-            for b in data.batches(spread_out(train_rows, 256), 64)
-        ]
-        counts = np.bincount(np.concatenate([s[np.isfinite(s)] for s in seen]).astype(int), minlength=len(aux["names"]))
+        drawn = data.batches(spread_out(train_rows, 256), 64)
+        truth = np.concatenate([objective.truth(b["truth"], target) for b in drawn])
+        counts = np.bincount(truth[np.isfinite(truth)].astype(int), minlength=len(aux["names"]))
         weights = 1 / np.sqrt(np.maximum(counts, 1) / counts.sum())
         aux["weights"] = (weights / weights.mean()).astype(np.float32)
 
@@ -117,7 +116,7 @@ def _fit(
     target_aux = {**torch_aux, "reference": torch_aux["reference"][:n]}
 
     def to_torch(batch: dict[str, Array]) -> dict[str, Any]:
-        truth = objective.truth(batch["truth"], {**aux, "reference": aux["reference"][:n]})
+        truth = objective.truth(batch["truth"], target)
         # A class is only known where something was measured; a value where it was.
         whole = {**batch, "truth": np.nan_to_num(truth), "seen": np.isfinite(truth).astype(np.float32)}
         return {k: torch.from_numpy(np.ascontiguousarray(v, np.float32)) for k, v in whole.items()}

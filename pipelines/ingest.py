@@ -262,7 +262,7 @@ def _held(folder: Path) -> Iterator[bool]:
 def _publish(folder: Path, records: Spool, truth: Spool, sensors: pa.Table, edges: pa.Table) -> tuple[int, int, int]:
     """Write what differs and remove what no longer belongs; returns days written, unchanged and removed."""
     files.sweep(folder)
-    before = {path.name for path in folder.glob("date=*.parquet")}
+    before = set(folder.glob("date=*.parquet"))
     wanted = {folder / "sensors.parquet"}
     days = list(records.days())
     written = 0
@@ -282,8 +282,7 @@ def _publish(folder: Path, records: Spool, truth: Spool, sensors: pa.Table, edge
                 path.rmdir()
         elif path not in wanted:
             path.unlink()
-    removed = len(before - {path.name for path in wanted})
-    return written, len(days) - written, removed
+    return written, len(days) - written, len(before - wanted)
 
 
 def _known_sensors(sensors: pa.Table, source: str) -> pa.Table:

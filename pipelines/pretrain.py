@@ -106,28 +106,22 @@ def _train(
             mask[:, -int(rng.integers(1, FUTURE + 1)) :] = 1
         else:
             mask = (rng.random((len(rows), patches, len(columns))) < HIDDEN).astype(np.float32)
-        whole = {
-            "values": values, "observed": observed, "profile": data["profile"], "mask": mask, "calendar": data["calendar"],
-            "mean": data["mean"], "std": data["std"], "place": data["place"], "kind": data["kind"], "sensor": data["sensor"],
-        }  # fmt: skip
-        for k in ("values", "observed", "profile", "mean", "std", "kind", "sensor"):
-            whole[k] = whole[k][..., columns]
-        whole["place"] = whole["place"][columns]
-        return {
-            **{k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in whole.items()},
-            "cadence": domain.spec.cadence,
-        }
+        whole = {k: data[k] for k in ("profile", "mean", "std", "kind", "sensor")}
+        whole = {k: v[..., columns] for k, v in {**whole, "values": values, "observed": observed}.items()}
+        whole |= {"place": data["place"][columns], "calendar": data["calendar"], "mask": mask}
+        tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in whole.items()}
+        return {**tensors, "cadence": domain.spec.cadence}
 
     def draw(step: int, rank: int) -> dict[str, Any]:
         rng = np.random.default_rng([settings.pretrain.seed, step, rank])
         name = str(rng.choice(names, p=weight))
         return batch(name, rng.choice(starts[name], settings.pretrain.batch), rng)
 
+    size = settings.pretrain.batch
     held = []
     for i, name in enumerate(names):
-        rows = spread_out(domains[name].rows("validation", domains[name].spec.patch), 4 * settings.pretrain.batch)
-        for j in range(0, len(rows), settings.pretrain.batch):
-            held.append(batch(name, rows[j : j + settings.pretrain.batch], np.random.default_rng([1, i, j])))
+        rows = spread_out(domains[name].rows("validation", domains[name].spec.patch), 4 * size)
+        held += [batch(name, rows[j : j + size], np.random.default_rng([1, i, j])) for j in range(0, len(rows), size)]
 
     def loss(data: dict[str, Any]) -> torch.Tensor:
         answer, truth = model(data["cadence"], data, data["mask"])

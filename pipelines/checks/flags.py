@@ -211,7 +211,12 @@ def _stuck(near: Table, rule: Rules) -> Table:
 
 
 def _spikes(near: Table, rule: Rules) -> Table:
-    """Rows that leave their neighbours, alone among their peers, and return."""
+    """Rows that leave their neighbours, alone among their peers, and return.
+
+    off is the distance from the middle of up to two records on either side, less the median of that distance over
+    the sensors of the moment. sigma is its usual size for the channel at this time of day. Without a record after it
+    (the last of a day, or before a gap) a spike must stand out from the way the values were going, too, and by more.
+    """
     import ibis
 
     r = near.filter(near.spikes)
@@ -224,19 +229,32 @@ def _spikes(near: Table, rule: Rules) -> Table:
     total = sum((x.fill_null(0.0) for x in four), start=ibis.literal(0.0))
     inner = total - ibis.greatest(*four) - ibis.least(*four)
     middle = ibis.cases((count == 4, inner / 2), (count == 3, inner), (count > 0, total / count))
-    r = r.mutate(off=r.value - middle, slot=_slot(r.t, rule.step))
+    r = r.mutate(off=r.value - middle, slot=_slot(r.t, rule.step), block=(r.t % DAY) // (DAY // 8))
     peers = r.group_by("kind", "slot").agg(shared=r.off.median(), peers=r.off.count())
     r = r.join(peers, ["kind", "slot"])
     r = r.mutate(off=(r.peers >= 5).ifelse(r.off - r.shared, r.off))
-    scale = r.group_by("sensor", "kind", "day").agg(scale=1.4826 * r.off.abs().median())
-    usual = _before(scale, ["sensor", "kind"], {"usual": "scale"}, REFERENCE)
-    r = r.join(scale, ["sensor", "kind", "day"]).left_join(usual, ["sensor", "kind", "day"])
-    sigma = ibis.greatest(r.scale, r.usual.fill_null(0.0))
+    # The day itself counts: a day of incidents is rough, and nothing is known before the first one.
+    r = r.mutate(today=r.off.abs().median().over(ibis.window(group_by=["sensor", "kind", "day"])))
+    rough = r.group_by("sensor", "kind", "block", "day").agg(rough=r.off.abs().median())
+    now = rough.rename(now="rough")
+    usual = _before(rough, ["sensor", "kind", "block"], {"usual": "rough"}, REFERENCE)
+    keys = ["sensor", "kind", "block", "day"]
+    r = _beside(_beside(r, now, keys), usual, keys)
+    enough = DAY // 8 // rule.step >= 12
+    block = ibis.greatest(r.usual.fill_null(0.0), r.now if enough else 0.0)
+    sigma = 1.4826 * ibis.greatest(r.today, block)
+    up = r.off > 0
+    alone = [x.isnull() | ((r.value > x) == up) for x in four]
     leap = ibis.least((r.value - r.p1).abs(), (r.value - r.n1).abs())
-    returns = (r.p1.isnull() | r.n1.isnull()).ifelse(
-        r.off.abs() > 1.5 * rule.sigma * sigma, ((r.value > r.p1) == (r.value > r.n1)) & (leap > 0.6 * r.off.abs())
+    onward = ibis.least((r.value - r.p1).abs(), (r.value - (2 * r.p1 - r.p2)).abs(), r.off.abs())
+    returns = ibis.cases(
+        (r.p1.notnull() & r.n1.notnull(), leap > 0.6 * r.off.abs()),
+        (r.p2.notnull(), onward > 1.5 * rule.sigma * sigma),
+        else_=False,
     )
-    return r.filter((sigma > 0) & (r.off.abs() > rule.sigma * sigma) & returns)
+    return r.filter(
+        (sigma > 0) & (r.off.abs() > rule.sigma * sigma) & alone[0] & alone[1] & alone[2] & alone[3] & returns
+    )
 
 
 def _slot(t: Table, step: int) -> Table:

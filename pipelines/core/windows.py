@@ -25,7 +25,7 @@ def patch_for(step_s: int) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class Spec:
-    """The shape of a window. `context` and `future` are whole patches; the first `horizon` future steps are asked for."""
+    """The shape of a window. `context` and `future` are whole patches; the first `horizon` future steps are asked."""
 
     step_s: int
     context: int

@@ -82,7 +82,7 @@ class Windows:
         return np.stack([values[:, i] if i >= 0 else np.full(hi - lo, np.nan, np.float32) for i in self.labels], axis=1)
 
     def rows(self, split: str, stride: int) -> Array:
-        """First rows of the windows whose asked steps lie in `split`, `stride` steps apart. Raises UserError if none."""
+        """First rows of windows whose asked steps lie in `split`, `stride` steps apart. Raises UserError if none."""
         lo, hi = self.series.splits[split]
         first, last = lo - self.known, hi - self.known - self.spec.horizon
         if split == "train":

@@ -106,7 +106,7 @@ def train(
         devices=settings.devices,
         num_nodes=settings.nodes,
         strategy=settings.strategy,
-        precision=settings.precision,  # type: ignore[arg-type]
+        precision=settings.precision,
         max_steps=settings.steps,
         val_check_interval=max(1, settings.steps // 10),
         check_val_every_n_epoch=None,

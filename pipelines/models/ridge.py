@@ -15,7 +15,7 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def normalise(values: Array, profile: Array, known: int, std: Array) -> tuple[Array, Array, Array]:
-    """Level, the profile's level and scale of windows [B, T, N]; each [B, 1, N]. The same as `models.series.normalise`."""
+    """Level, the profile's level and scale of windows [B, T, N]; each [B, 1, N]. As `models.series.normalise`."""
     level = values[:, :known].mean(1, keepdims=True)
     usual_level = profile[:, :known].mean(1, keepdims=True)
     spread = ((values[:, :known] - level) ** 2).mean(1, keepdims=True)
@@ -84,7 +84,7 @@ class Ridge:
 
 
 def _rows(batch: dict[str, Array], known: int) -> tuple[Array, Array, Array, Array]:
-    """A row a (window, channel): inputs, normalised residual over the profile, whether seen, and scale ÷ usual scale."""
+    """A row a (window, channel): inputs, residual over the profile, whether seen, and scale ÷ usual scale."""
     truth = batch["truth"].transpose(0, 2, 1)
     b, n, horizon = truth.shape
     given, usual, level, scale = features(batch, known, horizon, n)

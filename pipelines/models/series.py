@@ -37,7 +37,7 @@ class Config:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Config":
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        return cls(data["size"], tuple(data["kinds"]), tuple(data["sensors"]), (data["centre"][0], data["centre"][1]))
 
 
 class Attention(nn.Module):
@@ -144,9 +144,8 @@ class Pretraining(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = nn.ModuleDict({c: nn.Linear(backbone.width, p) for c, p in PATCHES.items()})
-        for head in self.head.values():
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, cadence: str, batch: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised reconstruction and truth, both [B, T, N]; `mask` [B, S, N] is 1 where a patch is hidden."""

@@ -1,4 +1,4 @@
-"""A bundle, loaded and asked: the same code for evaluation, registration, serving and monitoring. No torch, no mlflow."""
+"""A bundle, loaded and asked: one code for evaluation, registration, serving and monitoring. No torch, no mlflow."""
 
 import json
 from dataclasses import dataclass
