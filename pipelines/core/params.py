@@ -128,6 +128,8 @@ class Kind(Model):
     """A value unchanged for so long is a fault. None: the contract's; `never`: constant values are normal."""
     constant_ok: tuple[float, ...] = ()
     """Values that may hold for any time (a closed road's 0, no rain)."""
+    constant_with: tuple[Name, ...] = ()
+    """Kinds of the same sensor; while one of them rests at one of its `constant_ok`, this one may hold as well."""
     spikes: bool = True
     """Whether sudden single values are checked."""
     mixups: tuple[str, ...] = ()
@@ -354,6 +356,10 @@ class Source(Model):
             raise ValueError("dates must run start < validation_from < test_from")
         if dt.timedelta(days=1) % self.step:
             raise ValueError("step must divide a day")
+        for name, kind in self.kinds.items():
+            for other in kind.constant_with:
+                if other not in self.kinds:
+                    raise ValueError(f"kinds.{name}.constant_with: no kind {other!r}; {nearest(other, self.kinds)}")
         return self
 
     @model_validator(mode="after")
