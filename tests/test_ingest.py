@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from pipelines import ingest
+from pipelines.core import params
 from pipelines.core.errors import UserError
 from pipelines.core.records import EDGES, RECORDS, SENSORS, day_files, read_day, read_sensors
 
@@ -167,7 +168,7 @@ def test_an_unchanged_hard_link_to_a_cache_is_kept_and_a_changed_one_never_writt
     assert cached.read_bytes() == before != (raw / "date=2025-01-02.parquet").read_bytes()
 
 
-def test_a_folder_is_what_the_feed_says_whatever_was_there(tmp_path: Path) -> None:
+def test_a_folder_is_what_the_feed_says_whatever_was_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lines = rows()
     fresh = write_city(tmp_path / "fresh", until="2025-01-05")
     write_feed(fresh, lines)
@@ -184,7 +185,9 @@ def test_a_folder_is_what_the_feed_says_whatever_was_there(tmp_path: Path) -> No
     (raw / ".date=2025-01-03.parquet.abcd.tmp").write_bytes(b"half")
     write_feed(root, lines)
     set_window(root, "2025-01-05")
-    run(root)
+    with caplog.at_level("INFO", "cityloop"):
+        run(root)
+    assert "days_removed 4" in caplog.text
     assert contents(raw) == expected
     assert not (raw / "truth").exists()
 
@@ -320,10 +323,10 @@ def test_unknown_sources_and_modalities(tmp_path: Path) -> None:
 
 
 def test_the_simulators_truth_is_written_beside_its_days(tmp_path: Path) -> None:
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["sources"] = {"energy": params["sources"]["energy"]}
-    params["tasks"], params["backbones"] = {}, {}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    city = yaml.safe_load((ROOT / "params.yaml").read_text())
+    city["sources"] = {"energy": city["sources"]["energy"]}
+    city["tasks"], city["backbones"] = {}, {}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(city))
     (tmp_path / "window.yaml").write_text('energy: "2025-01-16"\n')
     ingest.run("energy", root=tmp_path)
     raw = tmp_path / "data/raw/energy"
@@ -396,10 +399,10 @@ def test_memory_does_not_grow_with_history(tmp_path: Path) -> None:
     peaks = []
     for days in (250, 1000):
         root = write_city(tmp_path / str(days), until="2040-01-01", read={"layout": "wide", "kind": "speed"})
-        params = yaml.safe_load((root / "params.yaml").read_text())
+        city = yaml.safe_load((root / "params.yaml").read_text())
         read = {"connector": "files", "path": "feed.csv", "layout": "wide", "time": "time", "kind": "speed"}
-        params["sources"]["s"]["read"] = read
-        (root / "params.yaml").write_text(yaml.safe_dump(params))
+        city["sources"]["s"]["read"] = read
+        (root / "params.yaml").write_text(yaml.safe_dump(city))
         moments = np.arange(days * 24) * np.timedelta64(1, "h") + np.datetime64("2025-01-01T00")
         row = "," + ",".join(f"{i}.5" for i in range(80))
         header = "time," + ",".join(f"d{i}" for i in range(80))
@@ -462,3 +465,15 @@ def test_the_known_faults_of_the_traffic_counts_arrive_whole(real_city: Path) ->
     values = {k: everything.filter(pa.compute.field("kind") == k)["value"].to_numpy() for k in ("temperature", "rain")}
     assert (values["temperature"] == 0).sum() == 10
     assert (values["rain"] > 300).sum() == 1
+
+
+@pytest.mark.parametrize(("ids", "expected"), [(["a", "b", "a"], "'a' stands more than once"), (["a", None], "row 2")])
+def test_a_connectors_sensor_ids_are_checked(ids: list[str | None], expected: str) -> None:
+    sensors = pa.table({n: pa.array(ids) if n == "sensor" else pa.nulls(len(ids)) for n in SENSORS.names}).cast(SENSORS)
+    with pytest.raises(UserError, match=expected):
+        ingest._known_sensors(sensors, "s")
+
+
+def test_a_source_has_its_own_clock_or_the_citys(tmp_path: Path) -> None:
+    for given, expected in (({}, "UTC"), ({"timezone": "Asia/Shanghai"}, "Asia/Shanghai")):
+        assert params.load(write_city(tmp_path, **given)).timezone("s") == expected
