@@ -48,4 +48,5 @@ def test_the_loop_again_and_a_day_later(looped: Workspace) -> None:
     assert looped.stale() == set()
     commit(looped)
     looped.run("python", "-m", "pipelines", "register", "--all")
-    assert [row[:2] for row in versions(looped)] == [["air_quality", "1"], ["air_quality", "2"], ["traffic_speed", "1"]]
+    # The new day lies in the test period: training it again gave the same bytes, and the same bytes are one version.
+    assert [row[:3] for row in versions(looped)] == [row[:3] for row in first]
