@@ -33,6 +33,7 @@ REASONS = (
 )
 DAY = 86_400_000_000
 LOOKBACK = 8
+IDLE = 0.6
 REFERENCE = LOOKBACK - 1
 """Days that make up what is usual; the day before them is there for the neighbours of their first records."""
 
@@ -47,6 +48,7 @@ class Rules:
     kinds: pa.Table
     mixups: pa.Table
     constant_ok: tuple[tuple[str, tuple[float, ...]], ...]
+    constant_with: tuple[tuple[str, str], ...]
 
 
 KINDS = pa.schema(
@@ -118,6 +120,7 @@ def rules(name: str, source: Source) -> Rules:
         kinds=_rows(kinds, KINDS),
         mixups=_rows(mixups, MIXUPS),
         constant_ok=tuple((k, spec.constant_ok) for k, spec in source.kinds.items() if spec.constant_ok),
+        constant_with=tuple((k, other) for k, spec in source.kinds.items() for other in spec.constant_with),
     )
 
 
@@ -193,21 +196,32 @@ def _neighbours(good: Table) -> Table:
 def _stuck(near: Table, rule: Rules) -> Table:
     """Rows of freezes: all but the first record of a run that has lasted `stuck_after` by the end of its day.
 
-    A pause longer than `stuck_after` ends a run. So a run that reaches back beyond the look-back, which is at least
-    twice as long, is seen to be long enough from any starting point: the flag is the same in any batch.
+    A run is excused if most of its day another kind of the sensor rests that excuses it. A pause longer than
+    `stuck_after` ends a run. So a run that reaches back beyond the look-back, which is at least twice as long, is
+    seen to be long enough from any starting point: the flag is the same in any batch.
     """
     import ibis
 
-    r = near.filter(near.stuck_us.notnull())
+    rests = ibis.literal(False)
     for kind, values in rule.constant_ok:
-        r = r.filter(~((r.kind == kind) & r.value.isin(values)))
+        rests |= (near.kind == kind) & near.value.isin(values)
+    r = near.mutate(slot=_slot(near.t, rule.step), rests=rests)
+    quiet = [
+        r.filter(r.rests & (r.kind == other)).select("sensor", "day", "slot").mutate(kind=ibis.literal(kind), quiet=1.0)
+        for kind, other in rule.constant_with
+    ]
+    r = r.filter(r.stuck_us.notnull() & ~r.rests)
+    if quiet:
+        r = _beside(r, ibis.union(*quiet, distinct=True), ["sensor", "day", "slot", "kind"])
+    else:
+        r = r.mutate(quiet=ibis.null("float64"))
     order = {"group_by": ["sensor", "kind"], "order_by": [r.t, r.row]}
     fresh = r.p1.isnull() | (r.p1 != r.value) | (r.t - r.tp1 > ibis.greatest(r.stuck_us, min(2 * rule.step, DAY)))
     r = r.mutate(began=fresh.ifelse(r.t, None))
     r = r.mutate(began=r.began.max().over(ibis.cumulative_window(**order)))
-    last = r.t.max().over(ibis.window(group_by=["sensor", "kind", "day", "began"]))
-    r = r.mutate(long=last - r.began >= r.stuck_us)
-    return r.filter(r.long & (r.t > r.began))
+    today = ibis.window(group_by=["sensor", "kind", "day", "began"])
+    r = r.mutate(long=r.t.max().over(today) - r.began >= r.stuck_us, idle=r.quiet.fill_null(0.0).mean().over(today))
+    return r.filter(r.long & (r.t > r.began) & (r.idle < IDLE))
 
 
 def _spikes(near: Table, rule: Rules) -> Table:
@@ -230,8 +244,9 @@ def _spikes(near: Table, rule: Rules) -> Table:
     inner = total - ibis.greatest(*four) - ibis.least(*four)
     middle = ibis.cases((count == 4, inner / 2), (count == 3, inner), (count > 0, total / count))
     r = r.mutate(off=r.value - middle, slot=_slot(r.t, rule.step), block=(r.t % DAY) // (DAY // 8))
-    peers = r.group_by("kind", "slot").agg(shared=r.off.median(), peers=r.off.count())
-    r = r.join(peers, ["kind", "slot"])
+    moment = ["kind", "day", "slot"]  # the day, too: a fast clock's last record belongs to tomorrow's first slot
+    peers = r.group_by(*moment).agg(shared=r.off.median(), peers=r.off.count())
+    r = r.join(peers, moment)
     r = r.mutate(off=(r.peers >= 5).ifelse(r.off - r.shared, r.off))
     # The day itself counts: a day of incidents is rough, and nothing is known before the first one.
     r = r.mutate(today=r.off.abs().median().over(ibis.window(group_by=["sensor", "kind", "day"])))
@@ -294,8 +309,9 @@ def _unit_mixups(good: Table, mixups: Table, rule: Rules) -> Table:
         w=r.logarithmic.ifelse(ibis.greatest(right, 1e-9).ln(), right),
         block=(r.t % DAY) // (DAY // 8),
     )
-    base = r.group_by("kind", "unit", "slot").agg(base=r.v.median(), peers=r.v.count())
-    r = r.join(base, ["kind", "unit", "slot"])
+    moment = ["kind", "unit", "day", "slot"]
+    base = r.group_by(*moment).agg(base=r.v.median(), peers=r.v.count())
+    r = r.join(base, moment)
     r = r.mutate(u=(r.peers >= 5).ifelse(r.v - r.base, r.v), size=r.v - r.w)
     r = r.filter(r["size"].abs() > 0)
     r = r.select("row", "day", "t", *_CHANNEL, "block", "value", "logarithmic", "base", "u", "v", "size")
