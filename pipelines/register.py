@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 import pipelines
 from pipelines.core import files, keys, log, params
@@ -57,13 +58,24 @@ class Entry:
 
 
 def run(task: str | None, *, everything: bool = False, root: Path = Path()) -> None:
-    """Register `task`, or every task that has a card. Raises UserError for a bundle that is not what its card says."""
+    """Register `task`, or every task that has a card.
+
+    Raises UserError for a bundle that is not what its card says, after the others have been registered.
+    """
     paths = Paths(root)
-    entries = [_entry(name, paths) for name in _names(params.load(root), task, everything, paths)]
-    with connect(paths) as tracking:
-        for entry in entries:
-            with log.room("register", entry.name) as told, locked(paths.state / f"register-{entry.name}.lock"):
-                told["version"], told["digest"] = _register(tracking, entry, paths), entry.digest[:12]
+    entries, refused = [], []
+    for name in _names(params.load(root), task, everything, paths):
+        try:
+            entries.append(_entry(name, paths))
+        except UserError as error:
+            refused.append(str(error))
+    if entries:
+        with connect(paths) as tracking:
+            for entry in entries:
+                with log.room("register", entry.name) as told, locked(paths.state / f"register-{entry.name}.lock"):
+                    told["version"], told["digest"] = _register(tracking, entry, paths), entry.digest[:12]
+    if refused:
+        raise UserError("; ".join(refused))
 
 
 def _names(city: Params, task: str | None, everything: bool, paths: Paths) -> list[str]:
@@ -98,13 +110,27 @@ def _entry(name: str, paths: Paths) -> Entry:
             f"{path}: it is about bundle {wanted[:12]} of {request['task']}, but {paths.task(name)} is {found[:12]}; "
             f"run `dvc repro card@{name}`"
         )
-    commit, dirty = keys.commit(paths.root)
+    return Entry(request, *_lineage(name, paths), *keys.commit(paths.root))
+
+
+def _lineage(name: str, paths: Paths) -> tuple[str, list[str]]:
+    """The lineage of the card that lies here, and its stages; "none" where dvc.lock does not speak of this card."""
+    stage, card = f"card@{name}", paths.card(name)
     try:
-        lineage, stages = keys.lineage(keys.read_lock(paths.root), f"card@{name}")
+        lock = keys.read_lock(paths.root)
+        made = {out["path"]: out["md5"] for out in lock["stages"][stage]["outs"]}
     except KeyError:
-        lineage, stages = "none", []
-        log.logger.warning("register %s: dvc.lock has no card@%s, so the version will name no lineage", name, name)
-    return Entry(request, lineage, stages, commit, dirty)
+        log.logger.warning("register %s: dvc.lock has no %s, so the version will name no lineage", name, stage)
+        return "none", []
+    except yaml.YAMLError:
+        raise UserError(f"{paths.root / 'dvc.lock'}: not valid YAML; restore it, or run dvc repro") from None
+    if made.get(f"cards/{name}") != keys.folder_md5(card):
+        log.logger.warning(
+            "register %s: dvc.lock is about another card than %s (a room was run by hand), "
+            "so the version will name no lineage; `dvc repro %s` mends it", name, card, stage,
+        )  # fmt: skip
+        return "none", []
+    return keys.lineage(lock, stage)
 
 
 def _register(tracking: Tracking, entry: Entry, paths: Paths) -> str:

@@ -1,6 +1,5 @@
 """A city folder as `evaluate` leaves it: one task with a toy bundle that the real Predictor answers from."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,50 @@ ROOT = Path(__file__).resolve().parents[1]
 TASK = "air_quality"
 SENSORS = ("mast_1", "mast_2", "mast_3")
 SPEC = Spec(step_s=3600, context=96, horizon=24, timezone="Europe/Amsterdam")
+PARAMS = """
+city: {name: simulated, timezone: Europe/Amsterdam}
+sources:
+  air:
+    department: environment
+    about: Air quality stations
+    start: "2024-10-07"
+    validation_from: "2025-02-24"
+    test_from: "2025-03-17"
+    step: 1h
+    read: {connector: simulator, feed: air}
+    kinds:
+      pm25: {unit: ug/m3, range: [0, 500]}
+      temperature: {unit: degC, range: [-30, 45]}
+backbones:
+  series: {}
+tasks:
+  air_quality:
+    department: environment
+    question: How much fine dust will each station measure over the next day?
+    objective: forecast
+    backbone: series
+    target: {source: air, kinds: [pm25]}
+    inputs: [{source: air, kinds: [temperature]}]
+    context: 4d
+    horizon: 24h
+    finetune: {steps: 200}
+  another:
+    department: environment
+    question: And without the weather?
+    objective: forecast
+    backbone: series
+    target: {source: air, kinds: [pm25]}
+    context: 4d
+    horizon: 24h
+"""
 NAMES = ("q0.1", "q0.5", "q0.9", "mean")
 
 
 def city(folder: Path, task: str = TASK, factor: float = 1.0) -> Paths:
-    """Everything `card` reads, for one task. Another `factor` is another model."""
-    for name in ("params.yaml", "window.yaml"):
-        shutil.copy(ROOT / name, folder / name)
+    """Everything `card` reads, for one task; and params.yaml, unless it is there. Another `factor` is another model."""
+    if not (folder / "params.yaml").exists():
+        files.write_bytes(folder / "params.yaml", PARAMS.encode())
+        files.write_bytes(folder / "window.yaml", b'air: "2025-04-07"\n')
     paths = Paths(folder)
     bundle.write(paths.task(task), contents(task, factor))
     scores = {"mae": 3.25 * factor, "rmse": 4.5, "pinball": 1.2, "coverage80": 0.79}

@@ -1,6 +1,7 @@
 """The card: what a reviewer reads first, and the same bytes for the same inputs."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ def test_metrics_where_more_is_better_and_metrics_that_are_not_there(tmp_path: P
 
 
 def test_every_task_of_the_city_has_a_card_that_fits_a_description(tmp_path: Path) -> None:
-    city = yaml.safe_load((carded.ROOT / "params.yaml").read_text())
+    for name in ("params.yaml", "window.yaml"):
+        shutil.copy(carded.ROOT / name, tmp_path / name)
+    city = yaml.safe_load((tmp_path / "params.yaml").read_text())
     for task in city["tasks"]:
         text, _ = written(carded.city(tmp_path, task), task)
         assert text.startswith(f"{task} answers: {city['tasks'][task]['question']}")

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from pipelines import card, register
-from pipelines.core import files
+from pipelines.core import files, keys
 from pipelines.core.errors import UserError
 from pipelines.core.paths import Paths
 from pipelines.core.tracking import DESCRIPTION_LIMIT, Tracking, connect
@@ -52,9 +52,11 @@ def city(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def lock(paths: Paths, version: str) -> None:
+    """A dvc.lock as DVC would write it, as far as lineage looks."""
+    made = {"path": f"cards/{TASK}", "hash": "md5", "md5": keys.folder_md5(paths.card(TASK))}
     stages = {
         f"finetune@{TASK}": {"outs": [{"path": f"models/tasks/{TASK}", "md5": version}]},
-        f"card@{TASK}": {"deps": [{"path": f"models/tasks/{TASK}", "md5": version}]},
+        f"card@{TASK}": {"deps": [{"path": f"models/tasks/{TASK}", "md5": version}], "outs": [made]},
     }
     (paths.root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
 
@@ -241,6 +243,29 @@ def test_without_dvc_lock_the_version_says_so(city: Paths, caplog: pytest.LogCap
     assert state(city)["n_runs"] == 2
 
 
+def test_a_dvc_lock_about_another_card_gives_no_lineage(city: Paths) -> None:
+    retrain(city, 2.0)
+    register.run(TASK, root=city.root)
+    assert state(city)["versions"][0].tags["lineage"] == "none"
+
+
+def test_lineage_knows_a_folder_as_dvc_does(tmp_path: Path) -> None:
+    """The hash was read from a dvc.lock that DVC 3.67 wrote."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.txt").write_text("two\n")
+    (tmp_path / "sub/é a.txt").write_text("one\n")
+    assert keys.folder_md5(tmp_path) == "4502c6912de16934a30744a113e06d9e.dir"
+
+
+def test_one_broken_task_does_not_hold_up_the_others(city: Paths) -> None:
+    carded.city(city.root, "another")
+    card.run("another", root=city.root)
+    (city.task("another") / "config.json").unlink()
+    with pytest.raises(UserError, match=r"another/config\.json: missing"):
+        register.run(None, everything=True, root=city.root)
+    assert len(state(city)["versions"]) == 1
+
+
 def test_one_changed_byte_is_refused_and_nothing_is_registered(city: Paths) -> None:
     weights = city.task(TASK) / "weights.safetensors"
     data = bytearray(weights.read_bytes())
@@ -261,8 +286,8 @@ def test_a_card_about_another_bundle_is_refused(city: Paths) -> None:
 def test_tasks_that_are_not_there_are_named(city: Paths, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'air_quality'"):
         register.run("air_qualty", root=city.root)
-    with pytest.raises(UserError, match=r"energy_load/request\.json: no such card"):
-        register.run("energy_load", root=city.root)
+    with pytest.raises(UserError, match=r"another/request\.json: no such card"):
+        register.run("another", root=city.root)
     with pytest.raises(UserError, match="name one task, or give --all"):
         register.run(None, root=city.root)
     shutil.rmtree(city.root / "cards")

@@ -54,3 +54,14 @@ def read_lock(root: Path) -> dict[str, Any]:
         return {"stages": {}}
     data: dict[str, Any] = yaml.safe_load(path.read_text())
     return data
+
+
+def folder_md5(folder: Path) -> str:
+    """A folder's hash as `dvc.lock` writes it, computed from its bytes."""
+    found = sorted((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*") if p.is_file())
+    listing = [{"md5": _md5(path.read_bytes()), "relpath": name} for name, path in found]
+    return _md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
