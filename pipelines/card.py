@@ -27,7 +27,8 @@ NAMES = {
     "coverage80": "coverage of the 80 % interval",
 }
 _HIGHER = ("accuracy", "macro_f1", "f1", "precision", "recall", "auroc", "average_precision")
-_NO_ORDER = ("coverage", "bias")
+_NO_ORDER = ("coverage", "bias", "alarm_rate")
+"""More is neither better nor worse."""
 _ACT = {
     "forecast": "forecasts",
     "classify": "tells the class of",
@@ -201,7 +202,7 @@ def first_line(facts: Facts) -> str:
     answer = f"{facts.name} answers: {' '.join(facts.task.question.split())}"
     ours = f"{_name(metric)[0].upper()}{_name(metric)[1:]} {_number(scores.get(metric))}"
     rivals = {m: found[m][metric] for m in METHODS if m != "model" and _has(found.get(m), metric)}
-    if not rivals or not _has(scores, metric):
+    if not rivals or not _has(scores, metric) or metric.startswith(_NO_ORDER):
         return f"{answer} {ours} on the frozen test."
     best = (max if found["higher_is_better"] else min)(rivals, key=lambda m: rivals[m])
     better = _better(scores[metric], rivals[best], found["higher_is_better"])

@@ -86,6 +86,17 @@ def test_metrics_where_more_is_better_and_metrics_that_are_not_there(tmp_path: P
     assert "last_value/log_loss" not in request["metrics"]
 
 
+def test_without_labels_an_alarm_rate_is_told_and_not_judged(tmp_path: Path) -> None:
+    paths = carded.city(tmp_path)
+    path = paths.metrics("evaluate", carded.TASK)
+    found = files.read_json(path)
+    found |= {"primary": "alarm_rate", "model": {"alarm_rate": 0.01}, "ridge": {"alarm_rate": 0.02}}
+    files.write_json(path, found)
+    text, _ = written(paths)
+    assert text.splitlines()[0].endswith("Alarm rate 0.01 on the frozen test.")
+    assert "| alarm rate | 0.01 | – | – | 0.02 |" in text
+
+
 def test_every_task_of_the_city_has_a_card_that_fits_a_description(tmp_path: Path) -> None:
     for name in ("params.yaml", "window.yaml"):
         shutil.copy(carded.ROOT / name, tmp_path / name)
