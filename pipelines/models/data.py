@@ -109,18 +109,32 @@ class Windows:
         """When windows begin, datetime64[s] [B]."""
         return self.series.start + rows * self.series.step
 
-    def batch(self, rows: Array) -> dict[str, Array]:
-        """`core.windows.prepare` of the windows, with `mean`, `std` [N] and `truth` [B, H, targets] (NaN = missing)."""
+    def batch(self, rows: Array, columns: Array | None = None) -> dict[str, Array]:
+        """`core.windows.prepare` of the windows, with `mean`, `std` [N] and `truth` [B, H, targets] (NaN = missing).
+
+        columns: use only these of the chosen channels, ascending, so that the targets among them still come first.
+        """
+        columns = np.arange(len(self.columns)) if columns is None else columns
+        targets = int((columns < self.targets).sum())
         length = max(self.spec.context, self.known + self.spec.horizon)
-        raw = self.read(rows, length)
-        batch = windows.prepare(raw[:, : self.spec.context], self.starts(rows), self.profile, self.spec)
-        truth = raw[:, self.known : self.known + self.spec.horizon, : self.targets]
-        return {**batch, "mean": self.mean, "std": self.std, "truth": truth}
+        raw = self.read(rows, length)[..., columns]
+        profile = self.profile[:, columns]
+        batch = windows.prepare(raw[:, : self.spec.context], self.starts(rows), profile, self.spec)
+        truth = raw[:, self.known : self.known + self.spec.horizon, :targets]
+        return {**batch, "mean": self.mean[columns], "std": self.std[columns], "truth": truth}
 
     def batches(self, rows: Array, size: int) -> Iterator[dict[str, Array]]:
         """`rows` in order, `size` windows at a time."""
         for i in range(0, len(rows), size):
             yield self.batch(rows[i : i + size])
+
+    def some_columns(self, rng: np.random.Generator, most: int) -> Array:
+        """At most `most` of the channels, ascending: three quarters of them targets where there are that many."""
+        inputs = len(self.columns) - self.targets
+        of_targets = min(self.targets, max(most - inputs, most * 3 // 4))
+        targets = rng.permutation(self.targets)[:of_targets]
+        others = self.targets + rng.permutation(inputs)[: most - of_targets]
+        return np.sort(np.concatenate([targets, others]))
 
 
 def spread_out(rows: Array, most: int) -> Array:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,15 @@ def strip(proto: Any) -> Any:
                     graphs += [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
     proto.graph.ClearField("value_info")
     return proto
+
+
+def session(graph: bytes) -> Callable[[dict[str, Array]], Array]:
+    """A function from inputs, of which it picks those the graph reads, to the answer."""
+    import onnxruntime
+
+    loaded = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    wanted = [i.name for i in loaded.get_inputs()]
+    return lambda inputs: loaded.run(None, {k: inputs[k] for k in wanted})[0]
 
 
 def parity(answer: Array, reference: Array) -> float:
