@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.core import answers as core_answers
 from pipelines.core import files, log, metrics, params
 from pipelines.core.errors import UserError
 from pipelines.core.params import Task
@@ -145,7 +146,7 @@ def _anomaly(
             noise = detect.usual(answers[name], data)
             chosen = detect.tune(*detect.scores(answers[name], data, "validation", noise))
         score, label = detect.scores(answers[name], data, "test", noise)
-        smooth = objective.smooth(score, int(chosen["span"]))
+        smooth = core_answers.smooth(score, int(chosen["span"]))
         rate = float((smooth[np.isfinite(smooth)] > chosen["threshold"]).mean())
         report[name] = {"alarm_rate": rate}
         if label is not None:

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_torch
 from torch import Tensor
 
+from pipelines.core.answers import calibrated
 from pipelines.core.params import Task
 from pipelines.models import detect, export, lit, objectives, vocabulary
 from pipelines.models.data import Windows, spread_out
 from pipelines.models.ridge import Ridge
 from pipelines.models.series import Backbone, Config, TaskModel
-from pipelines.release.predictor import calibrated
 
 Array = np.ndarray[Any, Any]
 FIT_WINDOWS = 1500

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.core import answers
 from pipelines.models.data import Windows
 from pipelines.models.objectives import anomaly
 
@@ -27,7 +28,7 @@ def scores(answer: Answer, data: Windows, split: str, noise: Array) -> tuple[Arr
     for i in range(0, len(ends), 64):
         rows = ends[i : i + 64] - data.known - horizon
         values = data.batch(rows)["truth"]
-        misfit = anomaly.misfit(answer(rows), values, noise)[:, -patch:]
+        misfit = answers.misfit(answer(rows), values, noise)[:, -patch:]
         out[i * patch : (i + len(rows)) * patch] = misfit.reshape(-1, data.targets)
     return out, data.label(lo, lo + len(out))
 
@@ -47,7 +48,7 @@ def tune(score: Array, label: Array | None) -> dict[str, float]:
         return {"span": 1, "threshold": anomaly.choose(score, None)}
     tried = []
     for span in SPANS:
-        smooth = anomaly.smooth(score, span)
+        smooth = answers.smooth(score, span)
         threshold = anomaly.choose(smooth, label)
         tried.append((anomaly.score(smooth, label, threshold)["f1"], span, threshold))
     _, span, threshold = max(tried)

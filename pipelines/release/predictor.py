@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.core import windows
+from pipelines.core.answers import calibrated, misfit, smooth
 from pipelines.core.errors import UserError
 from pipelines.core.windows import Spec
 from pipelines.release import bundle
@@ -99,41 +100,39 @@ class Predictor:
         """Long readings in, long answers out.
 
         rows: `time` (UTC datetime64), `sensor`, `kind`, `value`, equally long; the window ends with the newest step.
-        Returns `time`, `sensor`, `kind` and one array a name of `names`. Sensors the model does not know are ignored,
+        Returns `time`, `sensor`, `kind` and one array a name of `names`; an anomaly model adds `score` and `alarm` of
+        the window's latest readings. Sensors the model does not know are ignored,
         absent ones count as missing. Raises UserError when no reading is of a channel the model knows.
         """
         step = np.timedelta64(self.spec.step_s, "s")
         number = {(c["sensor"], c["kind"]): i for i, c in enumerate(self.channels)}
         column = np.array([number.get(k, -1) for k in zip(rows["sensor"], rows["kind"], strict=True)], int)
-        known = column >= 0
-        if not known.any():
+        ours = column >= 0
+        if not ours.any():
             raise UserError("no reading is of a sensor and kind this model knows; see its `channels`")
-        times = np.asarray(rows["time"]).astype("datetime64[s]")[known]
+        times = np.asarray(rows["time"]).astype("datetime64[s]")[ours]
         seconds = times.astype(np.int64) // self.spec.step_s
         end = int(seconds.max()) + 1
         index = seconds - (end - self.spec.context)
         values = np.full((1, self.spec.context, len(self.channels)), np.nan, np.float32)
         inside = index >= 0
-        values[0, index[inside], column[known][inside]] = np.asarray(rows["value"], float)[known][inside]
+        values[0, index[inside], column[ours][inside]] = np.asarray(rows["value"], float)[ours][inside]
         start = np.datetime64((end - self.spec.context) * self.spec.step_s, "s")
         answer = self.predict(values, np.array([start]))[0]
-        first = start + windows.known_steps(self.spec, self.reconstruct) * step
+        known = windows.known_steps(self.spec, self.reconstruct)
+        first = start + known * step
         horizon, n = answer.shape[:2]
         asked = self.channels[:n]
+        alarm: dict[str, Array] = {}
+        if self.config.get("alarm"):
+            given = values[0, known : known + horizon, :n]
+            score = misfit(answer[None], given[None], self.tables["misfit"])[0]
+            score = smooth(score, int(self.config["alarm"]["span"])).reshape(-1)
+            alarm = {"score": score, "alarm": score > self.config["alarm"]["threshold"]}
         return {
             "time": np.repeat(first + np.arange(horizon) * step, n),
             "sensor": np.tile(np.array([c["sensor"] for c in asked]), horizon),
             "kind": np.tile(np.array([c["kind"] for c in asked]), horizon),
             **{name: answer[..., i].reshape(-1) for i, name in enumerate(self.names)},
+            **alarm,
         }
-
-
-def calibrated(answer: Array, spread: Array | None) -> Array:
-    """Stretch the outer quantiles of [B, H, n, 4] by `spread` [2, H]; other answers pass."""
-    if spread is None:
-        return answer
-    out = answer.copy()
-    middle = answer[..., 1]
-    out[..., 0] = middle - (middle - answer[..., 0]) * spread[0][None, :, None]
-    out[..., 2] = middle + (answer[..., 2] - middle) * spread[1][None, :, None]
-    return out

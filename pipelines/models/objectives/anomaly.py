@@ -32,25 +32,6 @@ def loss(answer: "Tensor", truth: "Tensor", seen: "Tensor", unit: "Tensor", aux:
     return forecast.loss(answer, truth, seen, unit, aux)
 
 
-def misfit(answer: Array, values: Array, noise: Array) -> Array:
-    """How far readings [B, H, n] lie from the reconstruction, in interval widths; NaN where nothing was read.
-
-    noise [n]: the channel's usual misfit on validation, which keeps a too narrow interval from crying wolf.
-    """
-    error = values - answer[..., 1]
-    below, above = answer[..., 1] - answer[..., 0], answer[..., 2] - answer[..., 1]
-    return np.abs(error) / (np.where(error < 0, below, above) + noise)
-
-
-def smooth(score: Array, span: int) -> Array:
-    """Mean of the latest `span` scores down the first axis of [T, n], missing ones left out."""
-    seen = np.isfinite(score)
-    total, count = np.cumsum(np.where(seen, score, 0), 0), np.cumsum(seen, 0)
-    total[span:] -= total[:-span].copy()
-    count[span:] -= count[:-span].copy()
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
 def choose(score: Array, label: Array | None, rate: float = 0.005) -> float:
     """A threshold from validation scores: the one of best F1 against labels, else the one exceeded at `rate`."""
     seen = np.isfinite(score)
