@@ -74,6 +74,11 @@ def task_windows(city: Params, task: Task, folder: Path) -> Windows:
         city.timezone(task.target.source),
         city.city.holidays,
     )
+    if task.objective == "anomaly" and spec.horizon != spec.future:
+        hours = spec.patch * spec.step_s / 3600
+        raise UserError(
+            f"tasks.{folder.name}.horizon: give a multiple of {hours:g} h: readings are judged so many at once"
+        )
     data = Windows.of_task(folder, spec, task.objective == "anomaly")
     if data.known < spec.patch:
         raise UserError(f"tasks.{folder.name}.context: too short for its horizon; give at least twice the horizon")

@@ -1,4 +1,4 @@
-"""Scores on numpy arrays. Missing truth (NaN) never counts."""
+"""Scores on numpy arrays. Missing truth (NaN) never counts; a missing answer to it makes the score NaN."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def mean_over(errors: Array, weight: Array) -> float:
 
 def regression(answer: Array, truth: Array) -> dict[str, float]:
     """MAE and RMSE of point forecasts, any equal shapes."""
-    seen = np.isfinite(truth) & np.isfinite(answer)
+    seen = np.isfinite(truth)
     error = np.where(seen, answer - np.where(seen, truth, 0), 0)
     return {"mae": mean_over(np.abs(error), seen), "rmse": mean_over(error**2, seen) ** 0.5}
 

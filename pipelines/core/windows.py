@@ -94,17 +94,18 @@ def profile_at(profile: Array, times: Array, spec: Spec) -> Array:
     return profile[slots].reshape(*times.shape, profile.shape[1])
 
 
-def fill(values: Array, profile: Array) -> tuple[Array, Array]:
+def fill(values: Array, profile: Array, known: int | None = None) -> tuple[Array, Array]:
     """Fill gaps of [B, L, N] with the profile [B, L, N] shifted by the last known deviation from it.
 
     Returns (filled, observed), float32; observed is 1 where a value was given. A channel without any value follows
-    its profile.
+    its profile. `known`: only that many first steps may speak for a gap at the start, for the later ones are asked.
     """
     observed = np.isfinite(values)
     deviation = np.where(observed, values - profile, 0).astype(np.float32)
     index = np.where(observed, np.arange(values.shape[1])[None, :, None], -1)
     last = np.maximum.accumulate(index, axis=1)
-    first = np.argmax(observed, axis=1)[:, None, :]  # before the first value: the first one's deviation
+    # Before the first value: the first one's deviation, which is 0 where none is.
+    first = np.argmax(observed[:, :known], axis=1)[:, None, :]
     carried = np.take_along_axis(deviation, np.where(last < 0, first, last), axis=1)
     filled = np.where(observed, values, profile + carried).astype(np.float32)
     return filled, observed.astype(np.float32)
@@ -118,17 +119,17 @@ def lead_features(spec: Spec) -> Array:
     return np.concatenate([np.sin(angles), np.tanh(angles)], axis=1).astype(np.float32)
 
 
-def prepare(values: Array, starts: Array, profile: Array, spec: Spec) -> dict[str, Array]:
+def prepare(values: Array, starts: Array, profile: Array, spec: Spec, known: int | None = None) -> dict[str, Array]:
     """What a model is given for a batch of windows.
 
     values: raw readings [B, context, N], NaN = missing; starts: UTC datetime64 [B] of the first row;
-    profile: [slots, N]. Returns float32 `values` and `observed` [B, context, N], `profile`
+    profile: [slots, N]; known: see `fill`. Returns float32 `values` and `observed` [B, context, N], `profile`
     [B, context + future, N] and `calendar` [B, patches, calendar.FEATURES + LEAD].
     """
     steps = np.arange(spec.context + spec.future) * np.timedelta64(spec.step_s, "s")
     times = starts.astype("datetime64[s]")[:, None] + steps[None, :]
     usual = profile_at(profile, times, spec)
-    filled, observed = fill(values, usual[:, : spec.context])
+    filled, observed = fill(values, usual[:, : spec.context], known)
     centres = times[:, spec.patch // 2 :: spec.patch]
     moments = calendar.features(centres.reshape(-1), spec.timezone, spec.holidays).reshape(*centres.shape, -1)
     lead = np.broadcast_to(lead_features(spec), (*centres.shape, LEAD))
@@ -146,4 +147,4 @@ def locations(latitude: Array, longitude: Array, centre: tuple[float, float]) ->
     east = (longitude - centre[1]) * 111.2 * np.cos(np.radians(centre[0]))
     place = np.stack([north, east], axis=-1)[:, :, None] / np.array([2.0, 8.0, 32.0])  # km
     waves = np.concatenate([np.sin(place), np.cos(place)], axis=-1).reshape(len(north), -1)
-    return np.where(np.isfinite(waves), waves, 0).astype(np.float32)
+    return np.where(np.isfinite(waves).all(1, keepdims=True), waves, 0).astype(np.float32)

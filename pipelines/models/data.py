@@ -119,7 +119,7 @@ class Windows:
         length = max(self.spec.context, self.known + self.spec.horizon)
         raw = self.read(rows, length)[..., columns]
         profile = self.profile[:, columns]
-        batch = windows.prepare(raw[:, : self.spec.context], self.starts(rows), profile, self.spec)
+        batch = windows.prepare(raw[:, : self.spec.context], self.starts(rows), profile, self.spec, self.known)
         truth = raw[:, self.known : self.known + self.spec.horizon, :targets]
         return {**batch, "mean": self.mean[columns], "std": self.std[columns], "truth": truth}
 

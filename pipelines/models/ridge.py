@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.core.errors import UserError
+
 Array = np.ndarray[Any, Any]
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -46,20 +48,24 @@ class Ridge:
         """Solve on training batches; choose the penalty on validation.
 
         A batch has `values`, `profile`, `std` as in `core.windows.prepare`, and `truth` [B, H, n] with NaN for missing.
+        Raises UserError when there is no training window to go by.
         """
         gram: Any = 0.0
         cross: Any = 0.0
+        told: Any = 0.0
         count = 0
         for batch in train:
             given, residual, seen, _ = _rows(batch, known)
             whole = seen.mean(-1) > 0.5
             z = np.concatenate([given[whole], np.ones((int(whole.sum()), 1))], axis=1)
             gram, cross, count = gram + z.T @ z, cross + z.T @ residual[whole], count + len(z)
+            told = told + seen[whole].sum(0)
         if not count:
-            raise ValueError("no training window has enough readings")
+            raise UserError("no training window has half of its asked readings; see the target's coverage and dates")
         size = len(gram)
         value, vector = np.linalg.eigh(gram / count)
-        turned = vector.T @ (cross / count)
+        # A step that was not read adds nothing to `cross`: each column is a mean over the rows that tell.
+        turned = vector.T @ (cross / np.maximum(told, 1))
         solutions = [vector @ (turned / (np.maximum(value, 0) + penalty)[:, None]) for penalty in PENALTIES]
         squares, points = np.zeros((len(PENALTIES), cross.shape[1])), np.zeros(cross.shape[1])
         for batch in validation:

@@ -74,7 +74,8 @@ class Predictor:
 
     def inputs(self, values: Array, starts: Array) -> dict[str, Array]:
         """What the graph is given for raw readings [B, context, N] that begin at `starts` (UTC, [B])."""
-        prepared = windows.prepare(values, starts, self.tables["profile"], self.spec)
+        known = windows.known_steps(self.spec, self.reconstruct)
+        prepared = windows.prepare(values, starts, self.tables["profile"], self.spec, known)
         return {**prepared, **{k: self.tables[k] for k in PER_CHANNEL}}
 
     def run(self, inputs: dict[str, Array]) -> Array:
