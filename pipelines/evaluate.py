@@ -103,12 +103,14 @@ def _forecast(
         "test": _period(data, len(rows), int(np.isfinite(truth).sum())),
     }
     by_step = []
+    with_decision = {**aux, "decision": predictor.tables.get("decision", 1)}
+    of = {name: with_decision if name == "model" else aux for name in METHODS}
     for name, answer in given.items():
-        report[name] = objective.score(answer, truth, aux)
+        report[name] = objective.score(answer, truth, of[name])
         for h in range(data.spec.horizon):
-            scores = objective.score(answer[:, h : h + 1], truth[:, h : h + 1], aux)
+            scores = objective.score(answer[:, h : h + 1], truth[:, h : h + 1], of[name])
             by_step.append({"step": h + 1, "minutes": (h + 1) * step // 60, "method": name, **scores})
-    errors = {name: objective.errors(answer, truth, aux) for name, answer in given.items()}
+    errors = {name: objective.errors(answer, truth, of[name]) for name, answer in given.items()}
     report["interval"] = {"versus_best_baseline": _versus(errors, issued, task.evaluate.bootstrap)}
     files.write_json(plots / "by_step.json", by_step)
     figures.by_step(plots / "by_step.png", by_step, objective.PRIMARY)
@@ -116,7 +118,9 @@ def _forecast(
     if task.objective == "forecast":
         figures.example(plots / "example.png", given["model"], values, issued, data)
     else:
-        figures.confusion(plots / "confusion.png", given["model"], truth, objective.names(aux))
+        figures.confusion(
+            plots / "confusion.png", objective.chosen(given["model"], of["model"]), truth, objective.names(aux)
+        )
     return report
 
 

@@ -35,11 +35,10 @@ def coverage(low: Array, high: Array, truth: Array) -> float:
     return mean_over(inside.astype(float), seen)
 
 
-def classes(probabilities: Array, truth: Array, names: tuple[str, ...]) -> dict[str, float]:
-    """Accuracy, macro F1, log loss and F1 a class; probabilities [..., C], truth [...] of class numbers or NaN."""
+def classes(probabilities: Array, truth: Array, names: tuple[str, ...], chosen: Array) -> dict[str, float]:
+    """Accuracy, macro F1 and F1 a class of `chosen` [...], and log loss; truth [...] of class numbers or NaN."""
     seen = np.isfinite(truth)
-    p, y = probabilities[seen], truth[seen].astype(int)
-    guess = p.argmax(-1)
+    p, y, guess = probabilities[seen], truth[seen].astype(int), chosen[seen]
     scores: dict[str, float] = {"accuracy": float((guess == y).mean())}
     each = []
     for c, name in enumerate(names):

@@ -39,7 +39,7 @@ class Adaptation:
     objective: Any
     model: TaskModel
     aux: dict[str, Any]
-    """Class names, edges and weights; `noise` [H]."""
+    """Class names and edges; `noise` [H]."""
     channels: dict[str, Array]
     """PER_CHANNEL arrays, each [N, …]."""
 
@@ -68,13 +68,11 @@ class Adaptation:
         aux: dict[str, Any] = {"noise": ridge.noise}
         if task.classes:
             aux |= {"names": list(task.classes.names), "edges": list(task.classes.edges)}
-            target = {**aux, "reference": channels["reference"][: data.targets]}
-            drawn = data.batches(spread_out(train, 256), 64)
-            aux["weights"] = class_weights(np.concatenate([objective.truth(b["truth"], target) for b in drawn]), aux)
         model = TaskModel(backbone, data.spec, objective.outputs(aux), data.reconstruct)
-        with torch.no_grad():
-            model.anchor.weight.copy_(torch.from_numpy(ridge.weight))
-            model.anchor.bias.copy_(torch.from_numpy(ridge.bias))
+        if not data.reconstruct:
+            with torch.no_grad():
+                model.anchor.weight.copy_(torch.from_numpy(ridge.weight))
+                model.anchor.bias.copy_(torch.from_numpy(ridge.bias))
         # The anchor is already the best of its kind; a few noisy steps would only spoil it.
         model.anchor.requires_grad_(False)
         if task.finetune.method == "head":
@@ -102,8 +100,10 @@ class Adaptation:
         batch |= {k: v[columns] for k, v in self.channels.items()}
         n = batch["truth"].shape[-1]
         truth = self.objective.truth(batch["truth"], {**self.aux, "reference": batch["reference"][:n]})
-        # A class is only known where something was measured; a value where it was.
-        batch |= {"truth": np.nan_to_num(truth).astype(np.float32), "seen": np.isfinite(truth).astype(np.float32)}
+        seen = np.isfinite(truth)
+        if self.data.labels:  # what is normal is learnt from what nobody labelled as an anomaly
+            seen &= ~(self.data.labelled(rows)[..., columns[:n]] > 0.5)
+        batch |= {"truth": np.nan_to_num(truth).astype(np.float32), "seen": seen.astype(np.float32)}
         return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in batch.items()}
 
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
@@ -154,8 +154,6 @@ class Adaptation:
 
     def _calibrate(self, ask: Callable[[dict[str, Array]], Array]) -> tuple[dict[str, Array], dict[str, float] | None]:
         """Chosen on validation with the exported graph: interval stretch; for anomalies usual misfit and alarm too."""
-        if self.task.objective == "classify":
-            return {}, None
         data = self.data
 
         def plain(rows: Array) -> Array:
@@ -163,7 +161,11 @@ class Adaptation:
             return np.concatenate(list(parts))
 
         rows = spread_out(data.rows("validation", 1), 2 * HELD_WINDOWS)
-        spread = conformal(plain(rows), np.concatenate([b["truth"] for b in data.batches(rows, 64)]))
+        truth = np.concatenate([b["truth"] for b in data.batches(rows, 64)])
+        if self.task.objective == "classify":
+            aux = {**self.aux, "reference": self.channels["reference"][: data.targets]}
+            return {"decision": self.objective.decide(plain(rows), self.objective.truth(truth, aux))}, None
+        spread = conformal(plain(rows), truth)
         if self.task.objective != "anomaly":
             return {"spread": spread}, None
 
@@ -205,13 +207,6 @@ def units(data: Windows) -> Array:
     """The usual spread of each channel's kind, float32 [N]: what errors are divided by, so that kinds count alike."""
     kinds = np.array(data.channel("kind"))
     return np.array([data.std[kinds == k].mean() for k in kinds], np.float32)
-
-
-def class_weights(truth: Array, aux: dict[str, Any]) -> Array:
-    """One over the root of each class's share, float32 [C], mean 1."""
-    counts = np.bincount(truth[np.isfinite(truth)].astype(int), minlength=len(aux["names"]))
-    weights = np.sqrt(counts.sum() / np.maximum(counts, 1))
-    return (weights / weights.mean()).astype(np.float32)
 
 
 def conformal(answer: Array, truth: Array) -> Array:

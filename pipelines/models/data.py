@@ -81,6 +81,14 @@ class Windows:
         values = self.series.read(lo, hi)
         return np.stack([values[:, i] if i >= 0 else np.full(hi - lo, np.nan, np.float32) for i in self.labels], axis=1)
 
+    def labelled(self, rows: Array) -> Array:
+        """Labels of the asked steps of windows that begin at `rows`, [B, H, targets]; only for a task with a label."""
+        first, horizon = rows + self.known, self.spec.horizon
+        lo, hi = int(first.min()), int(first.max()) + horizon
+        label = self.label(lo, hi)
+        assert label is not None
+        return label[(first - lo)[:, None] + np.arange(horizon)]
+
     def rows(self, split: str, stride: int) -> Array:
         """First rows of windows whose asked steps lie in `split`, `stride` steps apart. Raises UserError if none."""
         lo, hi = self.series.splits[split]

@@ -83,11 +83,11 @@ def example(path: Path, answer: Array, values: Array, issued: Array, data: Windo
     _save(path, figure)
 
 
-def confusion(path: Path, answer: Array, truth: Array, names: tuple[str, ...]) -> None:
+def confusion(path: Path, chosen: Array, truth: Array, names: tuple[str, ...]) -> None:
     """Share of each true class (row) that was given each class (column)."""
     seen = np.isfinite(truth)
     table = np.zeros((len(names), len(names)))
-    np.add.at(table, (truth[seen].astype(int), answer[seen].argmax(-1)), 1)
+    np.add.at(table, (truth[seen].astype(int), chosen[seen]), 1)
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
     figure, axes = _figure("given class by true class", width=5, height=4.5)
     axes.grid(visible=False)

@@ -180,7 +180,8 @@ class TaskModel(nn.Module):
     counts that as the first candidate: training may only improve on it.
 
     `reconstruct`: the asked steps are the window's last ones; each half of the channels is hidden there in turn, so
-    that a channel is judged by its own past and by its neighbours' present.
+    that a channel is judged by its own past and by its neighbours' present. The anchor is then the profile itself at
+    the channel's long-run level: one that follows the window would follow a lasting anomaly too.
     """
 
     def __init__(self, backbone: Backbone, spec: Spec, outputs: int, reconstruct: bool = False) -> None:
@@ -202,12 +203,18 @@ class TaskModel(nn.Module):
 
         values, observed: [B, context, N]; profile: [B, context + future, N]; the rest as in `Backbone.forward`.
         """
-        level, usual_level, scale = normalise(values, profile, self.known, std)
+        if self.reconstruct:
+            level = torch.zeros_like(values[:, :1]) + mean
+            usual_level, scale = level, torch.zeros_like(level) + std
+        else:
+            level, usual_level, scale = normalise(values, profile, self.known, std)
         x, shape = (values - level) / scale, (profile - usual_level) / scale
         window = torch.stack([((level - mean) / std)[:, 0], (scale / std).log()[:, 0]], dim=-1)
         usual = shape[:, self.known : self.known + self.horizon]
-        given = torch.cat([x[:, : self.known], shape[:, : self.known], usual], dim=1).transpose(1, 2)
-        anchor = level + scale * (self.anchor(given).transpose(1, 2) + usual)
+        anchor = level + scale * usual
+        if not self.reconstruct:
+            given = torch.cat([x, shape], dim=1)[:, : 2 * self.known + self.horizon].transpose(1, 2)
+            anchor = anchor + scale * self.anchor(given).transpose(1, 2)
 
         who = (place, kind, sensor)
         if self.reconstruct:

@@ -101,8 +101,8 @@ class Predictor:
         """Long readings in, long answers out.
 
         rows: `time` (UTC datetime64), `sensor`, `kind`, `value`, equally long; the window ends with the newest step.
-        Returns `time`, `sensor`, `kind` and one array a name of `names`; an anomaly model adds `score` and `alarm` of
-        the window's latest readings. Sensors the model does not know are ignored,
+        Returns `time`, `sensor`, `kind` and one array a name of `names`; a classifier adds `class`, an anomaly
+        model `score` and `alarm` of the window's latest readings. Sensors the model does not know are ignored,
         absent ones count as missing. Raises UserError when no reading is of a channel the model knows.
         """
         step = np.timedelta64(self.spec.step_s, "s")
@@ -124,16 +124,18 @@ class Predictor:
         first = start + known * step
         horizon, n = answer.shape[:2]
         asked = self.channels[:n]
-        alarm: dict[str, Array] = {}
+        more: dict[str, Array] = {}
+        if "decision" in self.tables:
+            more["class"] = np.array(self.names)[(answer * self.tables["decision"]).argmax(-1)].reshape(-1)
         if self.config.get("alarm"):
             given = values[0, known : known + horizon, :n]
             score = misfit(answer[None], given[None], self.tables["misfit"])[0]
             score = smooth(score, int(self.config["alarm"]["span"])).reshape(-1)
-            alarm = {"score": score, "alarm": score > self.config["alarm"]["threshold"]}
+            more = {"score": score, "alarm": score > self.config["alarm"]["threshold"]}
         return {
             "time": np.repeat(first + np.arange(horizon) * step, n),
             "sensor": np.tile(np.array([c["sensor"] for c in asked]), horizon),
             "kind": np.tile(np.array([c["kind"] for c in asked]), horizon),
             **{name: answer[..., i].reshape(-1) for i, name in enumerate(self.names)},
-            **alarm,
+            **more,
         }
