@@ -1,0 +1,134 @@
+"""The siblings: one shape, and answers that keep their promises whatever the head says."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.models import objectives
+from pipelines.models.objectives import anomaly, classify
+
+HERE = Path(objectives.__file__).parent
+NAMES = sorted(p.stem for p in HERE.glob("*.py") if p.stem != "__init__")
+B, H, N = 3, 5, 4
+RNG = np.random.default_rng(0)
+AUX: dict[str, Any] = {
+    "names": ["jam", "slow", "free"],
+    "edges": [0.45, 0.75],
+    "noise": torch.linspace(0.1, 1, H),
+    "weights": torch.ones(3),
+    "reference": torch.full((N,), 60.0),
+}
+PLAIN = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in AUX.items()}
+
+
+def said(name: str, raw: torch.Tensor | None = None) -> torch.Tensor:
+    sibling = objectives.load(name)
+    anchor = torch.from_numpy(RNG.normal(40, 15, (B, H, N)).astype(np.float32))
+    raw = torch.zeros(B, H, N, sibling.outputs(AUX)) if raw is None else raw
+    answer: torch.Tensor = sibling.answer(anchor, raw, torch.full((B, 1, N), 6.0), AUX)
+    return answer
+
+
+def test_every_sibling_is_known() -> None:
+    assert NAMES == ["anomaly", "classify", "forecast"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_siblings_share_one_shape(name: str) -> None:
+    sibling = objectives.load(name)
+    assert isinstance(sibling.PRIMARY, str)
+    assert isinstance(sibling.HIGHER_IS_BETTER, bool)
+    wanted = {
+        "names": ["aux"],
+        "outputs": ["aux"],
+        "answer": ["anchor", "raw", "scale", "aux"],
+        "loss": ["answer", "truth", "seen", "unit", "aux"],
+        "truth": ["values", "aux"],
+        "from_values": ["values", "aux"],
+    }
+    for function, arguments in wanted.items():
+        assert list(inspect.signature(getattr(sibling, function)).parameters) == arguments
+    assert callable(sibling.score)
+    answer = said(name)
+    assert answer.shape == (B, H, N, len(sibling.names(AUX)))
+    values = RNG.normal(40, 15, (B, H, N)).astype(np.float32)
+    assert sibling.from_values(values, PLAIN).shape == answer.shape
+    assert sibling.truth(values, PLAIN).shape == values.shape
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_ignores_what_was_not_seen(name: str) -> None:
+    sibling = objectives.load(name)
+    answer = said(name, torch.randn(B, H, N, sibling.outputs(AUX)))
+    truth = torch.from_numpy(RNG.integers(0, 3, (B, H, N)).astype(np.float32))
+    seen = (torch.rand(B, H, N) < 0.5).float()
+    other = torch.where(seen > 0, truth, torch.tensor(1.0))
+    unit = torch.ones(N)
+    one = sibling.loss(answer, truth, seen, unit, AUX)
+    assert one.ndim == 0
+    assert torch.equal(one, sibling.loss(answer, other, seen, unit, AUX))
+    assert sibling.loss(answer, truth, torch.zeros_like(seen), unit, AUX) == 0
+
+
+@pytest.mark.parametrize("name", ["forecast", "anomaly"])
+@pytest.mark.parametrize("size", [1.0, 30.0, 1000.0])
+def test_quantiles_never_cross(name: str, size: float) -> None:
+    torch.manual_seed(0)
+    answer = said(name, size * torch.randn(B, H, N, 4))
+    assert (answer[..., 0] <= answer[..., 1]).all()
+    assert (answer[..., 1] <= answer[..., 2]).all()
+    assert torch.isfinite(answer).all()
+
+
+def test_untrained_quantiles_are_the_ridges_own_error() -> None:
+    answer = said("forecast")
+    width = (answer[..., 2] - answer[..., 1]) / 6.0
+    assert width == pytest.approx((1.2816 * AUX["noise"])[None, :, None].expand(B, H, N), rel=1e-4)
+
+
+def test_untrained_class_probabilities_are_the_mass_between_the_edges() -> None:
+    anchor = torch.full((1, H, N), 30.0)
+    answer = classify.answer(anchor, torch.zeros(1, H, N, 3), torch.full((1, 1, N), 6.0), AUX)
+    normal = torch.distributions.Normal(30.0, 6.0 * AUX["noise"])
+    low, high = normal.cdf(torch.tensor(27.0)), normal.cdf(torch.tensor(45.0))
+    mass = torch.stack([low, high - low, 1 - high], dim=-1).clamp(min=1e-3)
+    assert answer[0, :, 0] == pytest.approx(mass / mass.sum(-1, keepdim=True), rel=1e-4)
+
+
+def test_class_probabilities_sum_to_one() -> None:
+    torch.manual_seed(0)
+    answer = said("classify", 20 * torch.randn(B, H, N, 3))
+    assert (answer >= 0).all()
+    assert answer.sum(-1) == pytest.approx(torch.ones(B, H, N), abs=1e-5)
+
+
+def test_classes_are_ranges_of_value_over_reference() -> None:
+    values = np.array([[[26.9, 27.1, 44.9, 45.1]], [[np.nan, 0.0, 200.0, 60.0]]])
+    found = classify.truth(values, PLAIN)
+    assert found[0].tolist() == [[0, 1, 1, 2]]
+    assert np.isnan(found[1, 0, 0])
+    assert found[1, 0, 1:].tolist() == [0, 2, 2]
+    answer = classify.from_values(values[:1], PLAIN)
+    assert answer.sum(-1) == pytest.approx(np.ones((1, 1, 4)))
+    assert answer.argmax(-1).tolist() == [[[0, 1, 1, 2]]]
+
+
+def test_choose_separates_what_can_be_separated() -> None:
+    rng = np.random.default_rng(0)
+    label = (np.arange(2000) % 20 == 0).astype(float)
+    score = np.where(label > 0, 5 + rng.random(2000), rng.random(2000))
+    score[7] = np.nan
+    threshold = anomaly.choose(score, label)
+    assert anomaly.score(score, label, threshold)["f1"] > 0.99
+    assert anomaly.score(score, label, threshold)["auroc"] == 1
+
+
+def test_without_labels_one_reading_in_two_hundred_alarms() -> None:
+    score = np.random.default_rng(0).random(10_000)
+    assert (score > anomaly.choose(score, None)).mean() == pytest.approx(0.005, abs=0.001)
+    assert (score > anomaly.choose(score, np.zeros(10_000))).mean() == pytest.approx(0.005, abs=0.001)
+    assert anomaly.choose(np.full(5, np.nan), None) == 0
