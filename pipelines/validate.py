@@ -62,7 +62,7 @@ def _schema(every: dict[dt.date, Path]) -> list[dict[str, str]]:
     for path in every.values():
         try:
             found = pq.read_schema(path)
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, OSError):
             wrong.append({"file": path.name, "column": "*", "expected": "Parquet", "found": "unreadable"})
             continue
         for name in dict.fromkeys([*RECORDS.names, *found.names]):

@@ -150,12 +150,12 @@ def _single(records: Table, kinds: Table, sensors: Table, rule: Rules) -> Table:
     import ibis
 
     r = _beside(_beside(records, kinds, ["kind"]), sensors, ["sensor"])
+    r = r.mutate(missing=r.value.isnull() | r.value.isnan())  # NaN is above all numbers to DuckDB and Spark
     r = r.mutate(
-        missing=r.value.isnull() | r.value.isnan(),
         unknown_kind=r.lo.isnull(),
         unknown_sensor=r.inside.isnull(),
         outside_bounds=~r.inside.fill_null(True),
-        out_of_range=((r.value < r.lo) | (r.value > r.hi)).fill_null(False),
+        out_of_range=(~r.missing & ((r.value < r.lo) | (r.value > r.hi))).fill_null(False),
         clock_skew=_off_grid(r.t, rule.step) > int(rule.tolerance * rule.step),
     )
     # A value wins over a missing one of the same moment; among equals the first to arrive does.
@@ -318,12 +318,14 @@ def _unit_mixups(good: Table, mixups: Table, rule: Rules) -> Table:
     r = _usual(_edges(r, rule))
     stretch = ibis.window(group_by=[*_CHANNEL, "day", "inside", "since"])
     mean = {name: r[name].mean().over(stretch) for name in ("qu", "qv", "spread_v", "strange")}
-    fits = mean["qu"].between(0.6, 1.4) & (mean["qv"].between(0.5, 1.5) | (mean["spread_v"] > 0.3))
-    by_edges = r.inside & fits & (mean["strange"] > 3.0)
+    fits = mean["qu"].between(0.6, 1.4) & (mean["qv"].between(0.5, 1.5) | (mean["spread_v"] > VAGUE))
+    by_edges = r.inside & fits & (mean["strange"] > 3)
     return r.mutate(found=(by_edges | _by_level(r, rule)).fill_null(False)).filter(lambda x: x.found)
 
 
 _CHANNEL = ("sensor", "kind", "unit")
+VAGUE = 0.3
+"""A v that spreads wider from day to day, in sizes of the mix-up, has no say: pollution, unlike speed."""
 MEMORY = 3
 """Days for which the edge of a stretch is remembered."""
 
@@ -341,8 +343,8 @@ def _edges(r: Table, rule: Rules) -> Table:
     r = r.mutate(**columns)
     near = (r.t - r.tp <= DAY) & (r.tn - r.t <= DAY)
     leap, first = _middle(r.u, r.n1, r.n2) - _middle(r.p1, r.p2, r.p3), r.u - r.p1
-    start = near & (leap / r["size"]).between(0.55, 1.45) & (first / r["size"]).between(0.5, 1.5)
-    end = near & (leap / r.psize).between(-1.45, -0.55) & (first / r.psize).between(-1.5, -0.5)
+    start = near & (leap / r["size"]).between(0.45, 1.55) & (first / r["size"]).between(0.5, 1.5)
+    end = near & (leap / r.psize).between(-1.55, -0.45) & (first / r.psize).between(-1.5, -0.5)
     own = r.d2 == r.day
     r = r.mutate(start=start.ifelse(r.t, None), end=end.ifelse(r.t, None))
     r = r.mutate(own_start=own.ifelse(r.start, None), own_end=own.ifelse(r.end, None))
@@ -357,7 +359,7 @@ def _edges(r: Table, rule: Rules) -> Table:
         ended=ibis.greatest(r.own_end.max().over(so_far), r.old_end),
         until=ibis.coalesce(r.own_end.min().over(rest), r.t.max().over(whole)),
     )
-    hold = max(4 * rule.step, DAY // 8)
+    hold = max(4 * rule.step, DAY // 6)
     inside = r.since.notnull() & (r.ended.isnull() | (r.since > r.ended)) & (r.until - r.since >= hold)
     return r.mutate(inside=inside)
 
@@ -379,7 +381,7 @@ def _usual(r: Table) -> Table:
     day, block = [*_CHANNEL, "day"], [*_CHANNEL, "block", "day"]
     daily = r.group_by(*block).agg(du=r.u.median(), dv=r.v.median())
     usual = _before(daily, block[:-1], {"ru": "du", "rv": "dv"}, REFERENCE)
-    spread = _before(daily, block[:-1], {"spread_v": "dv"}, REFERENCE, "spread")
+    spread = _before(daily, block[:-1], {"spread_u": "du", "spread_v": "dv"}, REFERENCE, "spread")
     r = _beside(_beside(r, usual.drop("seen"), block), spread.drop("seen"), block)
 
     def off(u: Table) -> Table:
@@ -390,15 +392,25 @@ def _usual(r: Table) -> Table:
     r = r.mutate(off=off(r.ru))
     r = _beside(r, _before(errors, list(_CHANNEL), {"error": "error"}, REFERENCE).drop("seen"), day)
     q = {f"q{name}": ((r[name] - r[f"r{name}"]) / r["size"]).clip(-1.0, 2.0) for name in ("u", "v")}
-    return r.mutate(**q, spread_v=r.spread_v / r["size"].abs(), strange=r.off / ibis.greatest(r.error, 1e-9))
+    spreads = {name: r[name] / r["size"].abs() for name in ("spread_u", "spread_v")}
+    return r.mutate(**q, **spreads, strange=r.off / ibis.greatest(r.error, 1e-9))
 
 
 def _by_level(r: Table, rule: Rules) -> Table:
-    """Whether a record and those of some hours before or after it are, in u and in v, as usual once converted."""
+    """Whether a record and those of some hours before or after it are as usual once converted, in u and in v.
+
+    Where v is too vague to tell, u alone does, if it is steady and far off.
+    """
     import ibis
 
-    hold = min(max(6 * rule.step, DAY // 12), DAY)
+    hold = min(max(6 * rule.step, DAY // 6), DAY)
     back = ibis.range_window(group_by=_CHANNEL, order_by=r.t, preceding=hold, following=0)
     ahead = ibis.range_window(group_by=[*_CHANNEL, "day"], order_by=r.t, preceding=0, following=hold)
-    sides = [r.qu.mean().over(w).between(0.75, 1.25) & r.qv.mean().over(w).between(0.75, 1.25) for w in (back, ahead)]
-    return (sides[0] | sides[1]) & r.qu.between(0.6, 1.4) & r.qv.between(0.6, 1.4) & (r.strange > 3.5)
+    vague = (r.spread_v > VAGUE) & (r.spread_u < 0.25) & (r.strange > 5)
+    sides = [
+        (r.qu.count().over(w) >= 0.6 * hold / rule.step)
+        & r.qu.mean().over(w).between(0.75, 1.25)
+        & (r.qv.mean().over(w).between(0.75, 1.25) | vague)
+        for w in (back, ahead)
+    ]
+    return (sides[0] | sides[1]) & r.qu.between(0.6, 1.4) & (r.qv.between(0.6, 1.4) | vague) & (r.strange > 3.5)
