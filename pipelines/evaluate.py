@@ -78,6 +78,10 @@ def _aux(predictor: Predictor, n: int) -> dict[str, Any]:
     return {**predictor.config["aux"], "reference": predictor.tables["reference"][:n]}
 
 
+def _silent(data: Windows) -> UserError:
+    return UserError(f"{data.series.folder}: no target was read in the test period; move the window's end or the dates")
+
+
 def _period(data: Windows, forecasts: int, points: int) -> dict[str, Any]:
     lo, hi = data.series.splits["test"]
     first, last = data.series.times(lo, lo + 1)[0], data.series.times(hi, hi + 1)[0]
@@ -94,6 +98,8 @@ def _forecast(
     rows = data.rows("test", max(1, stride))
     values = np.concatenate([b["truth"] for b in data.batches(rows, 64)])
     truth = objective.truth(values, aux)
+    if not np.isfinite(truth).any():
+        raise _silent(data)
     given = {name: answers[name](rows) for name in METHODS}
     issued = data.starts(rows + data.known)
     report: dict[str, Any] = {
@@ -150,6 +156,8 @@ def _anomaly(
             noise = detect.usual(answers[name], data)
             chosen = detect.tune(*detect.scores(answers[name], data, "validation", noise))
         score, label = detect.scores(answers[name], data, "test", noise)
+        if not np.isfinite(score).any():
+            raise _silent(data)
         smooth = core_answers.smooth(score, int(chosen["span"]))
         rate = float((smooth[np.isfinite(smooth)] > chosen["threshold"]).mean())
         report[name] = {"alarm_rate": rate}

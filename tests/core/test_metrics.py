@@ -57,7 +57,7 @@ def test_macro_f1_leaves_out_a_class_that_neither_came_nor_was_said() -> None:
     names = ("a", "b", "c")
     truth = np.array([0, 0, 1, 1, NAN])
     said = np.array([0, 1, 1, 1, 2])
-    found = metrics.classes(np.eye(3)[said], truth, names)
+    found = metrics.classes(np.eye(3)[said], truth, names, said)
     assert found["accuracy"] == 0.75
     assert found["f1_a"] == pytest.approx(2 / 3)
     assert found["f1_b"] == pytest.approx(4 / 5)
@@ -66,14 +66,14 @@ def test_macro_f1_leaves_out_a_class_that_neither_came_nor_was_said() -> None:
 
 
 def test_macro_f1_punishes_a_class_said_that_never_came() -> None:
-    found = metrics.classes(np.eye(3)[[0, 2]], np.array([0.0, 0.0]), ("a", "b", "c"))
+    found = metrics.classes(np.eye(3)[[0, 2]], np.array([0.0, 0.0]), ("a", "b", "c"), np.array([0, 2]))
     assert found["f1_c"] == 0
     assert found["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_log_loss_is_of_the_true_class() -> None:
     answer = np.array([[0.7, 0.3], [0.0, 1.0]])
-    found = metrics.classes(answer, np.array([0.0, 0.0]), ("a", "b"))
+    found = metrics.classes(answer, np.array([0.0, 0.0]), ("a", "b"), np.array([0, 1]))
     assert found["log_loss"] == pytest.approx(-(np.log(0.7) + np.log(1e-6)) / 2)
 
 

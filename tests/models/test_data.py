@@ -101,6 +101,26 @@ def test_truth_is_what_was_measured_at_that_time(root: Path) -> None:
     assert np.isnan(chosen.series.read()[:, : len(SENSORS)]).any(), "the city should have gaps"
 
 
+def test_what_comes_after_now_is_truth_and_nothing_else(root: Path) -> None:
+    one_, other = one(root, False), one(root, False)
+    rows = np.array([100, 200])
+    whole = other.series.read()[:, list(other.columns)]
+    for row in rows:
+        whole[row + 24 : row + 60] = -7
+    object.__setattr__(other, "_whole", whole)
+    before, after = one_.batch(rows), other.batch(rows)
+    assert (after["truth"] == -7).all()
+    assert all(np.array_equal(v, after[k]) for k, v in before.items() if k != "truth")
+
+
+def test_labels_are_of_the_asked_steps(root: Path) -> None:
+    chosen = one(root, True)
+    rows = np.array([200, 40, 41])
+    found = chosen.labelled(rows)
+    for b, row in enumerate(rows):
+        assert np.array_equal(found[b], chosen.label(row + chosen.known, row + chosen.known + 6), equal_nan=True)
+
+
 def test_labels_are_no_input_and_stand_beside_their_sensor(root: Path) -> None:
     chosen = one(root, True)
     assert chosen.channel("kind") == ["a"] * 4

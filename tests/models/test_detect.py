@@ -1,7 +1,5 @@
 """Anomaly scores along a period, from any answer: which reading is judged by which window."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from toy_city import data, opened

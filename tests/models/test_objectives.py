@@ -132,3 +132,26 @@ def test_without_labels_one_reading_in_two_hundred_alarms() -> None:
     assert (score > anomaly.choose(score, None)).mean() == pytest.approx(0.005, abs=0.001)
     assert (score > anomaly.choose(score, np.zeros(10_000))).mean() == pytest.approx(0.005, abs=0.001)
     assert anomaly.choose(np.full(5, np.nan), None) == 0
+
+
+def test_decisions_lift_a_rare_class_on_validation() -> None:
+    rng = np.random.default_rng(0)
+    truth = (rng.random(3000) < 0.1).astype(float)
+    share = np.clip(0.15 + 0.25 * truth + rng.normal(0, 0.08, 3000), 0.01, 0.99)
+    answer = np.stack([1 - share, share], axis=-1)
+    truth[:50] = np.nan
+    aux = {"names": ["common", "rare"]}
+    factors = classify.decide(answer, truth)
+    before = classify.score(answer, truth, aux)
+    after = classify.score(answer, truth, {**aux, "decision": factors})
+    assert after["macro_f1"] > before["macro_f1"] + 0.1
+    assert after["log_loss"] == before["log_loss"]
+    wrong = classify.errors(answer, truth, {**aux, "decision": factors})
+    assert 1 - np.nanmean(wrong) == pytest.approx(after["accuracy"])
+    assert np.isnan(wrong[:50]).all()
+
+
+def test_decisions_stay_as_they_are_without_truth_or_gain() -> None:
+    answer = np.eye(3)[[0, 1, 2, 1]] * 0.9 + 0.03
+    assert classify.decide(answer, np.array([0.0, 1, 2, 1])).tolist() == [1, 1, 1]
+    assert classify.decide(answer, np.full(4, np.nan)).tolist() == [1, 1, 1]

@@ -68,7 +68,7 @@ def decide(probabilities: Array, truth: Array, rounds: int = 2) -> Array:
     p, y = probabilities[seen], truth[seen].astype(int)
     factors = np.ones(p.shape[-1])
     grid = 2.0 ** np.linspace(-1.5, 1.5, 13)
-    for _ in range(rounds):
+    for _ in range(rounds if len(y) else 0):
         for c in range(len(factors)):
             tried = []
             for value in grid:

@@ -1,0 +1,214 @@
+"""A bundle asked in both its ways: windows and long rows, with strangers, gaps and old readings among them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toy_city
+from safetensors.numpy import load_file
+
+from pipelines.core.answers import calibrated, misfit, smooth
+from pipelines.core.errors import UserError
+from pipelines.release.predictor import Predictor
+
+Array = np.ndarray[Any, Any]
+TASKS = list(toy_city.TASKS)
+END = np.datetime64("2025-02-25T06:00", "s")
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_city.ready(tmp_path_factory)
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def predictor(ready: Path, request: pytest.FixtureRequest) -> Predictor:
+    return Predictor.load(ready / "models/tasks" / request.param)
+
+
+@pytest.fixture(scope="module")
+def ahead(ready: Path) -> Predictor:
+    return Predictor.load(ready / "models/tasks/ahead", threads=1)
+
+
+def window(predictor: Predictor, seed: int = 0) -> Array:
+    rng = np.random.default_rng(seed)
+    return rng.normal(50, 8, (1, predictor.spec.context, len(predictor.channels))).astype(np.float32)
+
+
+def long(predictor: Predictor, values: Array, end: np.datetime64 = END) -> dict[str, Array]:
+    """One window as rows, NaN left out, in random order; the window's last step begins at `end`."""
+    _, context, n = values.shape
+    times = end - (context - 1 - np.arange(context)) * np.timedelta64(1, "h")
+    made = [
+        (times[t], predictor.channels[c]["sensor"], predictor.channels[c]["kind"], float(values[0, t, c]))
+        for t in range(context)
+        for c in range(n)
+        if np.isfinite(values[0, t, c])
+    ]
+    order = np.random.default_rng(1).permutation(len(made))
+    return as_rows([made[i] for i in order])
+
+
+def as_rows(made: list[tuple[Any, ...]]) -> dict[str, Array]:
+    time, sensor, kind, value = zip(*made, strict=True)
+    return {
+        "time": np.array(time, "datetime64[s]"),
+        "sensor": np.array(sensor, object),
+        "kind": np.array(kind, object),
+        "value": np.array(value, float),
+    }
+
+
+def more(rows: dict[str, Array], *made: tuple[Any, ...]) -> dict[str, Array]:
+    extra = as_rows(list(made))
+    return {k: np.concatenate([v, extra[k]]) for k, v in rows.items()}
+
+
+def start(predictor: Predictor) -> Array:
+    return np.array([END - (predictor.spec.context - 1) * np.timedelta64(1, "h")])
+
+
+def same(one: dict[str, Array], two: dict[str, Array]) -> bool:
+    return one.keys() == two.keys() and all(
+        np.array_equal(v, two[k], equal_nan=v.dtype.kind == "f") for k, v in one.items()
+    )
+
+
+def test_golden_inputs_give_the_golden_answer(predictor: Predictor, ready: Path) -> None:
+    golden = load_file(ready / "models/tasks" / predictor.config["task"] / "golden.safetensors")
+    given = {k.removeprefix("input."): v for k, v in golden.items() if k != "answer"}
+    assert predictor.run(given) == pytest.approx(golden["answer"], rel=1e-5)
+
+
+def test_rows_and_windows_are_answered_alike(predictor: Predictor) -> None:
+    values = window(predictor)
+    values[0, 3:6, 1] = np.nan
+    answer = predictor.predict(values, start(predictor))[0]
+    found = predictor.predict_rows(long(predictor, values))
+    n = predictor.targets
+    assert answer.shape == (6, n, len(predictor.names))
+    for i, name in enumerate(predictor.names):
+        assert np.array_equal(found[name].reshape(6, n), answer[..., i])
+    first = END - 5 * np.timedelta64(1, "h") if predictor.reconstruct else END + np.timedelta64(1, "h")
+    assert np.array_equal(found["time"].reshape(6, n)[:, 0], first + np.arange(6) * np.timedelta64(1, "h"))
+    assert found["sensor"][:n].tolist() == [c["sensor"] for c in predictor.channels[:n]]
+    assert {len(v) for v in found.values()} == {6 * n}
+
+
+def test_a_classifier_names_the_class_and_a_detector_the_alarm(ready: Path) -> None:
+    state = Predictor.load(ready / "models/tasks/state")
+    found = state.predict_rows(long(state, window(state)))
+    shares = np.stack([found[name] for name in ("low", "mid", "high")], axis=-1)
+    assert shares.sum(-1) == pytest.approx(np.ones(len(shares)), abs=1e-5)
+    assert found["class"].tolist() == [
+        ("low", "mid", "high")[i] for i in (shares * state.tables["decision"]).argmax(-1)
+    ]
+    leaks = Predictor.load(ready / "models/tasks/leaks")
+    usual = leaks.inputs(np.full((1, 24, 4), np.nan, np.float32), start(leaks))["profile"][:, :24]
+    calm = leaks.predict_rows(long(leaks, usual))
+    low = usual.copy()
+    low[0, -6:, 2] -= 25
+    found = leaks.predict_rows(long(leaks, low))
+    assert not calm["alarm"].any()
+    assert found["alarm"].reshape(6, 4)[-1].tolist() == [False, False, True, False]
+    answer = leaks.predict(low, start(leaks))
+    score = smooth(misfit(answer, low[:, -6:], leaks.tables["misfit"])[0], int(leaks.config["alarm"]["span"]))
+    assert found["score"].reshape(6, 4) == pytest.approx(score)
+
+
+def test_unknown_sensors_and_kinds_are_ignored(ahead: Predictor) -> None:
+    rows = long(ahead, window(ahead))
+    later = END + np.timedelta64(1, "D")
+    other = more(rows, (END, "s99", "a", 1.0), (END, "s1", "w", 1.0), (later, "m", "rain", 1.0))
+    assert same(ahead.predict_rows(other), ahead.predict_rows(rows))
+
+
+def test_readings_older_than_the_window_are_ignored(ahead: Predictor) -> None:
+    rows = long(ahead, window(ahead))
+    old = END - 24 * np.timedelta64(1, "h")
+    other = more(rows, (old, "s1", "a", 9e9), (old - np.timedelta64(300, "D"), "s2", "a", -9e9))
+    assert same(ahead.predict_rows(other), ahead.predict_rows(rows))
+    inside = more(rows, (old + np.timedelta64(1, "h"), "s1", "a", 99.0))
+    assert not same(ahead.predict_rows(inside), ahead.predict_rows(rows))
+
+
+def test_a_missing_reading_is_an_absent_one(predictor: Predictor) -> None:
+    values = window(predictor)
+    values[0, 5, 0] = values[0, 9, 2] = np.nan
+    rows = long(predictor, values)
+    at = END - np.array([18, 14]) * np.timedelta64(1, "h")
+    for nothing in (np.nan, np.inf):
+        named = more(rows, (at[0], "s1", "a", nothing), (at[1], "s3", "a", nothing))
+        assert same(predictor.predict_rows(named), predictor.predict_rows(rows))
+    whole = values.copy()
+    whole[0, 5, 0] = np.inf
+    assert np.array_equal(predictor.predict(whole, start(predictor)), predictor.predict(values, start(predictor)))
+
+
+def test_a_reading_within_a_step_belongs_to_it(ahead: Predictor) -> None:
+    rows = long(ahead, window(ahead))
+    late = {**rows, "time": rows["time"] + np.timedelta64(59, "m")}
+    assert same(ahead.predict_rows(late), ahead.predict_rows(rows))
+
+
+def test_one_reading_is_enough_and_every_answer_is_finite(predictor: Predictor) -> None:
+    found = predictor.predict_rows(as_rows([(END, "s2", "a", 55.0)]))
+    for name in predictor.names:
+        assert np.isfinite(found[name]).all()
+    silent = np.full((2, 24, len(predictor.channels)), np.nan, np.float32)
+    assert np.isfinite(predictor.predict(silent, np.repeat(start(predictor), 2))).all()
+
+
+def test_no_known_sensor_is_the_callers_mistake(ahead: Predictor) -> None:
+    with pytest.raises(UserError, match="no reading is of a sensor") as error:
+        ahead.predict_rows(as_rows([(END, "nobody", "a", 1.0)]))
+    assert "\n" not in str(error.value)
+    empty = {k: v[:0] for k, v in as_rows([(END, "s1", "a", 1.0)]).items()}
+    with pytest.raises(UserError, match="no reading is of a sensor"):
+        ahead.predict_rows(empty)
+
+
+def test_windows_of_another_shape_are_refused(ahead: Predictor) -> None:
+    with pytest.raises(UserError, match=r"24 steps of 5 channels") as error:
+        ahead.predict(np.zeros((1, 24, 4), np.float32), start(ahead))
+    assert "\n" not in str(error.value)
+
+
+def test_many_windows_are_answered_as_one_by_one(ahead: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.concatenate([window(ahead, seed) for seed in range(5)])
+    starts = start(ahead)[0] + np.arange(5) * np.timedelta64(5, "h")
+    whole = ahead.predict(values, starts)
+    monkeypatch.setattr("pipelines.release.predictor.CHUNK", 2)
+    assert ahead.predict(values, starts) == pytest.approx(whole, rel=1e-5)
+    assert ahead.predict(values[3:4], starts[3:4]) == pytest.approx(whole[3:4], rel=1e-5)
+
+
+def test_answers_are_calibrated_and_ordered(ready: Path) -> None:
+    for task in ("ahead", "leaks"):
+        predictor = Predictor.load(ready / "models/tasks" / task)
+        values = window(predictor)
+        raw = predictor.run(predictor.inputs(values, start(predictor)))[:, :, : predictor.targets]
+        found = predictor.predict(values, start(predictor))
+        assert found == pytest.approx(calibrated(raw, predictor.tables["spread"]))
+        assert not np.array_equal(found, raw)
+        assert (np.diff(found[..., :3], axis=-1) >= 0).all()
+
+
+def test_the_order_of_rows_does_not_matter(ahead: Predictor) -> None:
+    rows = long(ahead, window(ahead))
+    again = ahead.predict_rows({k: v[::-1].copy() for k, v in rows.items()})
+    assert same(again, ahead.predict_rows(rows))
+
+
+def test_a_changed_bundle_is_refused(ready: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "ahead"
+    shutil.copytree(ready / "models/tasks/ahead", folder)
+    (folder / "config.json").write_bytes((folder / "config.json").read_bytes().replace(b"3600", b"1800"))
+    with pytest.raises(UserError, match=r"config\.json"):
+        Predictor.load(folder)
+    with pytest.raises(UserError, match="no bundle"):
+        Predictor.load(tmp_path)
