@@ -113,6 +113,16 @@ def test_what_comes_after_now_is_truth_and_nothing_else(root: Path) -> None:
     assert all(np.array_equal(v, after[k]) for k, v in before.items() if k != "truth")
 
 
+def test_asked_readings_do_not_fill_a_gap_before_them(root: Path) -> None:
+    chosen = one(root, True)
+    whole = chosen.series.read()[:, list(chosen.columns)]
+    whole[100:118, 2] = np.nan
+    object.__setattr__(chosen, "_whole", whole)
+    batch = chosen.batch(np.array([100]))
+    assert chosen.known == 18
+    assert np.array_equal(batch["values"][0, :18, 2], batch["profile"][0, :18, 2])
+
+
 def test_labels_are_of_the_asked_steps(root: Path) -> None:
     chosen = one(root, True)
     rows = np.array([200, 40, 41])

@@ -212,3 +212,15 @@ def test_a_changed_bundle_is_refused(ready: Path, tmp_path: Path) -> None:
         Predictor.load(folder)
     with pytest.raises(UserError, match="no bundle"):
         Predictor.load(tmp_path)
+
+
+def test_a_hidden_reading_does_not_answer_for_itself(ready: Path) -> None:
+    """Not even when its channel was silent until then, so that it is all there is to fill the gap with."""
+    leaks = Predictor.load(ready / "models/tasks/leaks")
+    values = window(leaks)
+    values[0, :-6, 1] = np.nan
+    other = values.copy()
+    other[0, -6:, 1::2] += 40  # channels 1 and 3 are hidden together
+    one, two = (leaks.predict(v, start(leaks)) for v in (values, other))
+    assert np.array_equal(one[:, :, 1::2], two[:, :, 1::2])
+    assert not np.array_equal(one[:, :, ::2], two[:, :, ::2])
