@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -36,7 +37,9 @@ class Module(pl.LightningModule):
 
     def __init__(self, model: nn.Module, loss: Callable[[Batch], Tensor], trainer: Trainer) -> None:
         super().__init__()
-        self.model, self._loss, self._settings = model, loss, trainer
+        self.model, self._settings = model, trainer
+        # A plain function is copied by reference when the averaging callback copies this module; a method is not.
+        self._loss: Callable[[Batch], Tensor] = lambda batch: loss(batch)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         loss = self._loss(batch)
@@ -68,6 +71,7 @@ class KeepBest(pl.Callback):
     def __init__(self, what: str, steps: int, patience: int) -> None:
         self.patience, self.best, self.worse = patience, math.inf, 0
         self.weights: dict[str, Tensor] = {}
+        self._candidate: dict[str, Tensor] = {}
         self.curve: list[dict[str, float]] = []
         self.shown = log.Progress(what, steps, "steps")
         self._recent: list[float] = []
@@ -75,6 +79,10 @@ class KeepBest(pl.Callback):
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._recent.append(float(outputs["loss"]))
         self.shown.add(1, f"loss {self._recent[-1]:.4f}, best validation {self.best:.4f}")
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Here the averaged weights that were just validated are still in place; at on_validation_end no longer.
+        self._candidate = copy.deepcopy(module.model.state_dict())
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -85,7 +93,7 @@ class KeepBest(pl.Callback):
         self.curve.append({"step": trainer.global_step, "train_loss": train, "validation_loss": loss})
         if loss < self.best:
             self.best, self.worse = loss, 0
-            self.weights = copy.deepcopy(module.model.state_dict())
+            self.weights = self._candidate
         else:
             self.worse += 1
             if self.worse >= self.patience:
@@ -101,6 +109,8 @@ def train(
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     pl.seed_everything(settings.seed, verbose=False)
     keep = KeepBest(what, settings.steps, settings.patience)
+    # Short runs are noisy; a moving average over about a tenth of the steps is what is validated and kept.
+    average = EMAWeightAveraging(decay=max(0.5, 1 - 10 / settings.steps))
     trainer = pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -116,7 +126,7 @@ def train(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[keep],
+        callbacks=[keep, average],  # in this order: see KeepBest.on_validation_epoch_end
     )
     module = Module(model, loss, settings)
     held: DataLoader[Batch] = DataLoader(validation, batch_size=None)  # type: ignore[arg-type]
