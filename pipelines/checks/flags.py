@@ -169,6 +169,11 @@ def _beside(left: Table, right: Table, keys: list[str]) -> Table:
     return left.left_join(right, keys).drop(*(f"{key}_right" for key in keys))
 
 
+def _where(r: Table, found: Table) -> Table:
+    """Filter by all of `found` at once: given `a & b`, Ibis lets a window in b see only the rows that a has left."""
+    return r.mutate(found=found).filter(lambda x: x.found)
+
+
 def _off_grid(t: Table, step: int) -> Table:
     import ibis
 
@@ -221,7 +226,7 @@ def _stuck(near: Table, rule: Rules) -> Table:
     r = r.mutate(began=r.began.max().over(ibis.cumulative_window(**order)))
     today = ibis.window(group_by=["sensor", "kind", "day", "began"])
     r = r.mutate(long=r.t.max().over(today) - r.began >= r.stuck_us, idle=r.quiet.fill_null(0.0).mean().over(today))
-    return r.filter(r.long & (r.t > r.began) & (r.idle < IDLE))
+    return _where(r, r.long & (r.t > r.began) & (r.idle < IDLE))
 
 
 def _spikes(near: Table, rule: Rules) -> Table:
@@ -319,8 +324,8 @@ def _unit_mixups(good: Table, mixups: Table, rule: Rules) -> Table:
     stretch = ibis.window(group_by=[*_CHANNEL, "day", "inside", "since"])
     mean = {name: r[name].mean().over(stretch) for name in ("qu", "qv", "spread_v", "strange")}
     fits = mean["qu"].between(0.6, 1.4) & (mean["qv"].between(0.5, 1.5) | (mean["spread_v"] > VAGUE))
-    by_edges = r.inside & fits & (mean["strange"] > 3)
-    return r.mutate(found=(by_edges | _by_level(r, rule)).fill_null(False)).filter(lambda x: x.found)
+    by_edges = _where(r, r.inside & fits & (mean["strange"] > 3)).select("row")
+    return by_edges.union(_by_level(r, rule))
 
 
 _CHANNEL = ("sensor", "kind", "unit")
@@ -397,7 +402,7 @@ def _usual(r: Table) -> Table:
 
 
 def _by_level(r: Table, rule: Rules) -> Table:
-    """Whether a record and those of some hours before or after it are as usual once converted, in u and in v.
+    """Rows that are, with most of those of some hours before or after them, as usual once converted, in u and in v.
 
     Where v is too vague to tell, u alone does, if it is steady and far off.
     """
@@ -407,10 +412,9 @@ def _by_level(r: Table, rule: Rules) -> Table:
     back = ibis.range_window(group_by=_CHANNEL, order_by=r.t, preceding=hold, following=0)
     ahead = ibis.range_window(group_by=[*_CHANNEL, "day"], order_by=r.t, preceding=0, following=hold)
     vague = (r.spread_v > VAGUE) & (r.spread_u < 0.25) & (r.strange > 5)
+    fits = r.qu.between(0.6, 1.4) & (r.qv.between(0.6, 1.4) | vague) & (r.strange > 3.5)
+    r = r.mutate(fits=fits.fill_null(False).cast("float64"))
     sides = [
-        (r.qu.count().over(w) >= 0.6 * hold / rule.step)
-        & r.qu.mean().over(w).between(0.75, 1.25)
-        & (r.qv.mean().over(w).between(0.75, 1.25) | vague)
-        for w in (back, ahead)
+        (r.fits.count().over(w) >= 0.6 * hold / rule.step) & (r.fits.mean().over(w) >= 0.75) for w in (back, ahead)
     ]
-    return (sides[0] | sides[1]) & r.qu.between(0.6, 1.4) & (r.qv.between(0.6, 1.4) | vague) & (r.strange > 3.5)
+    return _where(r, (r.fits > 0) & (sides[0] | sides[1])).select("row")

@@ -155,7 +155,7 @@ def test_a_unit_mixup_is_found_whole_and_a_jam_is_not_one(tmp_path: Path) -> Non
     assert (min(found)[0], max(found)[0]) == (at("7 09:00"), at("7 22:45"))
     assert set(map(tuple, found.values())) == {("unit_mixup",)}
     jam = smooth(9, level=80)
-    for i, share in enumerate((0.9, 0.8, 0.7, *[0.6] * 12, 0.7, 0.8, 0.9)):
+    for i, share in enumerate((0.9, 0.8, 0.7, *[0.6] * 10, 0.7, 0.8, 0.9)):
         lo = 8 * 60 + 15 * i
         span = f"7 {lo // 60}:{lo % 60:02d}", f"7 {(lo + 15) // 60}:{(lo + 15) % 60:02d}"
         jam = changed(jam, *span, "s4", lambda v, share=share: v * share)
