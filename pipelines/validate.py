@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.checks import flags, plots, profile, score, split, suite
+from pipelines.checks import flags, mixups, plots, profile, score, split, suite, tables
+from pipelines.checks import rules as contract_rules
 from pipelines.core import files, log, params, units
 from pipelines.core.errors import BrokenBatch, UserError
 from pipelines.core.params import Source
@@ -21,6 +22,8 @@ from pipelines.core.records import RECORDS, day_file, day_files, read_sensors
 
 STATE = "days.json"
 CHANNELS = "channels.parquet"
+CODE = (flags, mixups, tables, contract_rules, split, profile, units)
+"""What a day's files follow from, beside its input: a change of these computes every day anew."""
 
 
 def run(source: str, *, root: Path = Path()) -> None:
@@ -34,7 +37,7 @@ def run(source: str, *, root: Path = Path()) -> None:
     every = day_files(raw)
     if not every or not (raw / "sensors.parquet").is_file():
         raise UserError(f"{raw}: no day files to validate; run `cityloop ingest {source}` first")
-    rules = flags.rules(source, spec)
+    rules = contract_rules.rules(source, spec)
     with log.room("validate", source) as told:
         schema = _schema(every)
         whole = {day: path for day, path in every.items() if path.name not in {row["file"] for row in schema}}
@@ -73,7 +76,7 @@ def _schema(every: dict[dt.date, Path]) -> list[dict[str, str]]:
 
 
 def _split(
-    spec: Source, rules: flags.Rules, raw: Path, every: dict[dt.date, Path], good: Path, bad: Path
+    spec: Source, rules: contract_rules.Rules, raw: Path, every: dict[dt.date, Path], good: Path, bad: Path
 ) -> tuple[dict[str, Any], pa.Table, int]:
     """Bring both folders up to date; returns counts a day, channels a day, and how many days were computed."""
     for folder in (good, bad):
@@ -131,7 +134,10 @@ def _keys(spec: Source, where: pa.Table, every: dict[dt.date, Path]) -> dict[dt.
         "kinds": {name: kind.model_dump(mode="json") for name, kind in spec.kinds.items()},
         "step": spec.step.total_seconds(),
         "sensors": sorted(zip(where["sensor"].to_pylist(), where["inside"].to_pylist(), strict=True)),
-        "code": [files.sha256_file(Path(str(module.__file__))) for module in (flags, split, profile, units)],
+        "code": [files.sha256_file(Path(str(module.__file__))) for module in CODE],
+            files.sha256_file(Path(str(module.__file__)))
+            for module in (flags, mixups, tables, contract_rules, split, profile, units)
+        ],
     }
     rules = files.sha256_json(common)
     hashes = {day: files.sha256_file(path) for day, path in every.items()}

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from small_city import city, kind, source
 
-from pipelines.checks import flags, split
+from pipelines.checks import rules, split
 from pipelines.core import files, params
 from pipelines.core.records import RECORDS, SENSORS, day_file, day_files, read_day, read_sensors
 
@@ -69,7 +69,7 @@ def reasons(root: Path, records: Iterable[Record], **more: Any) -> dict[tuple[dt
     where = split.placed(read_sensors(folder), spec.contract.bounds)
     out = {}
     for batch in split.batches(list(every), every):
-        for day in split.flagged(batch, every, flags.rules("x", spec), where):
+        for day in split.flagged(batch, every, rules.rules("x", spec), where):
             for row in day.quarantined.to_pylist():
                 out[row["time"], row["sensor"], row["kind"]] = row["reasons"]
     return out

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.checks import flags
+from pipelines.checks.rules import DAY, REASONS, micros
 from pipelines.checks.split import Day
 from pipelines.core.params import Source
 
@@ -41,7 +41,7 @@ def only(table: pa.Table, days: Iterable[str]) -> pa.Table:
 
 def channels(day: Day, spec: Source) -> pa.Table:
     """One day's rows (schema CHANNELS), sorted by sensor and kind."""
-    step = flags.micros(spec.step)
+    step = micros(spec.step)
     t = day.records["time"].cast(pa.int64()).to_numpy()
     value = day.records["value"].to_numpy(zero_copy_only=False).astype(float)
     codes, names = [], []
@@ -54,7 +54,7 @@ def channels(day: Day, spec: Source) -> pa.Table:
     order = np.lexsort((t, channel))
     channel, slot, t, value, good = channel[order], slot[order], t[order], value[order], good[order]
     ids, starts = np.unique(channel, return_index=True)
-    limit = flags.micros(spec.contract.max_gap) // step
+    limit = micros(spec.contract.max_gap) // step
     rows = []
     for c, lo, hi in zip(ids.tolist(), starts.tolist(), [*starts[1:].tolist(), len(t)], strict=True):
         sensor, kind = names[0][c // len(names[1])], names[1][c % len(names[1])]
@@ -99,10 +99,10 @@ class Profile:
 
 def profile(spec: Source, end: dt.datetime, days: dict[str, Any], table: pa.Table, sensors: pa.Table) -> Profile:
     """`days`: counts a day by date; `table`: schema CHANNELS; `sensors`: schema SENSORS."""
-    step = flags.micros(spec.step)
+    step = micros(spec.step)
     lo, hi = (-(-_micros(t) // step) for t in (spec.start, end))
-    dates = [str(np.datetime64(d, "D")) for d in range(_micros(spec.start) // flags.DAY, -(-_micros(end) // flags.DAY))]
-    per_day = flags.DAY // step
+    dates = [str(np.datetime64(d, "D")) for d in range(_micros(spec.start) // DAY, -(-_micros(end) // DAY))]
+    per_day = DAY // step
     measured = [kind for kind, k in spec.kinds.items() if not k.label]
     names = sensors["sensor"].to_pylist()
     rows = table.to_pylist()
@@ -124,7 +124,7 @@ def profile(spec: Source, end: dt.datetime, days: dict[str, Any], table: pa.Tabl
             if r["day"] in column:
                 covered[number[sensor], column[r["day"]]] += r["covered"]
                 arrived += r["arrived"]
-        gap, long = _gaps(found, bounds[first], hi, flags.micros(spec.contract.max_gap) // step)
+        gap, long = _gaps(found, bounds[first], hi, micros(spec.contract.max_gap) // step)
         longest, long_gaps = max(longest, gap), long_gaps + long
     silent = expected.sum(1) == 0
     expected[silent] = np.diff(bounds) * len(measured)
@@ -138,7 +138,7 @@ def profile(spec: Source, end: dt.datetime, days: dict[str, Any], table: pa.Tabl
     missing = max(int(expected.sum()) - arrived, 0)
     worst = int(np.argmin(coverage)) if len(coverage) else -1
     fraction = total["quarantined"] / total["raw"] if total["raw"] else 1.0
-    reasons = {r: sum(d["reasons"][r] for d in days.values()) for r in flags.REASONS}
+    reasons = {r: sum(d["reasons"][r] for d in days.values()) for r in REASONS}
     metrics = {
         "records": total["raw"],
         "validated": total["validated"],

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.checks import flags
+from pipelines.checks.rules import stuck_after
 from pipelines.core.params import Source
 from pipelines.core.records import day_files, read_day
 
@@ -61,7 +61,7 @@ def _counts(spec: Source, truth: pa.Table) -> Any:
     """Whether each true fault is one that must be found: bool [n]."""
     fault, kind = (truth[c].to_numpy(zero_copy_only=False) for c in ("fault", "kind"))
     size = truth["size"].to_numpy()
-    after = {k: flags.stuck_after(s, spec) for k, s in spec.kinds.items()}
+    after = {k: stuck_after(s, spec) for k, s in spec.kinds.items()}
     late = np.array([(after.get(k) or 0) / 1e6 for k in kind.tolist()])
     return np.where(fault == "stuck", size >= late, np.where(fault == "spike", np.abs(size) > SPIKE_SIGMA, True))
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.checks import flags
+from pipelines.checks.rules import LOOKBACK, REASONS, Rules
 from pipelines.core.params import Bounds
 from pipelines.core.records import RECORDS, read_day
 
@@ -41,13 +42,13 @@ class Day:
         bad = self.bad
         rows, columns = np.nonzero(self.flags[bad])
         ends = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=int(bad.sum())))])
-        words = pa.array(flags.REASONS).take(pa.array(columns))
+        words = pa.array(REASONS).take(pa.array(columns))
         reasons = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), words)
         return self.records.filter(pa.array(bad)).append_column(QUARANTINE.field("reasons"), reasons)
 
     @property
     def reasons(self) -> dict[str, int]:
-        return dict(zip(flags.REASONS, self.flags.sum(axis=0).tolist(), strict=True))
+        return dict(zip(REASONS, self.flags.sum(axis=0).tolist(), strict=True))
 
 
 def placed(sensors: pa.Table, bounds: Bounds) -> pa.Table:
@@ -59,7 +60,7 @@ def placed(sensors: pa.Table, bounds: Bounds) -> pa.Table:
 
 def lookback(day: dt.date, every: dict[dt.date, Path]) -> list[dt.date]:
     """The days before `day` that its flags may look at."""
-    before = (day - dt.timedelta(days=i) for i in range(flags.LOOKBACK, 0, -1))
+    before = (day - dt.timedelta(days=i) for i in range(LOOKBACK, 0, -1))
     return [d for d in before if d in every]
 
 
@@ -69,7 +70,7 @@ def batches(days: list[dt.date], every: dict[dt.date, Path]) -> Iterator[list[dt
     size = 0
     for day in days:
         rows = pq.read_metadata(every[day]).num_rows
-        if batch and (size + rows > BATCH_RECORDS or day - batch[-1] > dt.timedelta(days=flags.LOOKBACK)):
+        if batch and (size + rows > BATCH_RECORDS or day - batch[-1] > dt.timedelta(days=LOOKBACK)):
             yield batch
             batch, size = [], 0
         batch.append(day)
@@ -78,7 +79,7 @@ def batches(days: list[dt.date], every: dict[dt.date, Path]) -> Iterator[list[dt
         yield batch
 
 
-def flagged(days: list[dt.date], every: dict[dt.date, Path], rules: flags.Rules, where: pa.Table) -> Iterator[Day]:
+def flagged(days: list[dt.date], every: dict[dt.date, Path], rules: Rules, where: pa.Table) -> Iterator[Day]:
     """Flags of `days` (near ones, in order), computed together with the days that they look back at."""
     seen = sorted({d for day in days for d in [*lookback(day, every), day]})
     tables = {d: read_day(every[d]) for d in seen}
@@ -105,7 +106,7 @@ def _numbered(day: dt.date, table: pa.Table) -> pa.Table:
     )
 
 
-def _compute(records: pa.Table, days: list[dt.date], rules: flags.Rules, where: pa.Table) -> Array:
+def _compute(records: pa.Table, days: list[dt.date], rules: Rules, where: pa.Table) -> Array:
     import ibis
 
     con = ibis.duckdb.connect(threads=2)
@@ -114,7 +115,7 @@ def _compute(records: pa.Table, days: list[dt.date], rules: flags.Rules, where: 
         tables = {name: ibis.memtable(table) for name, table in named.items()}
         found = flags.flag(**tables, rule=rules)
         found = found.filter(found.day.isin([(d - _EPOCH).days for d in days])).order_by("row")
-        result = con.to_pyarrow(found.select(*flags.REASONS))
+        result = con.to_pyarrow(found.select(*REASONS))
     finally:
         con.disconnect()
-    return np.stack([result[name].to_numpy() for name in flags.REASONS], axis=1)
+    return np.stack([result[name].to_numpy() for name in REASONS], axis=1)
