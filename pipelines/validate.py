@@ -135,9 +135,6 @@ def _keys(spec: Source, where: pa.Table, every: dict[dt.date, Path]) -> dict[dt.
         "step": spec.step.total_seconds(),
         "sensors": sorted(zip(where["sensor"].to_pylist(), where["inside"].to_pylist(), strict=True)),
         "code": [files.sha256_file(Path(str(module.__file__))) for module in CODE],
-            files.sha256_file(Path(str(module.__file__)))
-            for module in (flags, mixups, tables, contract_rules, split, profile, units)
-        ],
     }
     rules = files.sha256_json(common)
     hashes = {day: files.sha256_file(path) for day, path in every.items()}
