@@ -154,7 +154,7 @@ def _anomaly(
             noise, chosen = predictor.tables["misfit"], predictor.config["alarm"]
         else:
             noise = detect.usual(answers[name], data)
-            chosen = detect.tune(*detect.scores(answers[name], data, "validation", noise))
+            chosen = detect.tune(*detect.scores(answers[name], data, "validation", noise), data.spec.horizon)
         score, label = detect.scores(answers[name], data, "test", noise)
         if not np.isfinite(score).any():
             raise _silent(data)

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.core import grid, log, params
+from pipelines.core import files, grid, log, params
 from pipelines.core.errors import UserError
 from pipelines.core.params import Params, Select, Task
 from pipelines.core.paths import Paths
@@ -38,6 +38,8 @@ def run(key: str, *, root: Path = Path()) -> None:
         parts, roles = _parts(paths, city, task, key, target)
         channels = pa.concat_tables([part.channels for part in parts])
         _no_twins(channels, key)
+        # How often each channel was measured: a predictor must place single readings as they were placed here.
+        files.write_json(paths.joined(key) / "steps.json", [part.series.step_s for part in parts for _ in part.columns])
         grid.write(
             paths.joined(key),
             start=target.when(0),

@@ -416,6 +416,8 @@ class Classes(Model):
 
     @model_validator(mode="after")
     def _shape(self) -> "Classes":
+        if len(self.names) < 2:
+            raise ValueError("names must have two classes or more")
         if len(self.edges) != len(self.names) - 1 or list(self.edges) != sorted(set(self.edges)):
             raise ValueError("edges must be increasing and one fewer than names")
         return self

@@ -173,14 +173,16 @@ class Adaptation:
             return calibrated(plain(rows), spread)
 
         misfit = detect.usual(answer, data).astype(np.float32)
-        return {"spread": spread, "misfit": misfit}, detect.tune(*detect.scores(answer, data, "validation", misfit))
+        return {"spread": spread, "misfit": misfit}, detect.tune(
+            *detect.scores(answer, data, "validation", misfit), data.spec.horizon
+        )
 
     def describe(self) -> dict[str, Any]:
         """What a predictor must know besides the tables."""
         data = self.data
         names = ("sensor", "kind", "unit", "latitude", "longitude", "district")
         roles = ["target"] * data.targets + ["input"] * (len(data.columns) - data.targets)
-        columns = [data.channel(name) for name in names]
+        columns = [*(data.channel(name) for name in names), data.own_steps, data.channel("aggregate")]
         return {
             "objective": self.task.objective,
             "spec": data.spec.to_json(),
@@ -188,7 +190,10 @@ class Adaptation:
             "targets": data.targets,
             "names": list(self.objective.names(self.aux)),
             "aux": {k: self.aux[k] for k in ("names", "edges") if k in self.aux},
-            "channels": [dict(zip((*names, "role"), row, strict=True)) for row in zip(*columns, roles, strict=True)],
+            "channels": [
+                dict(zip((*names, "step_s", "aggregate", "role"), row, strict=True))
+                for row in zip(*columns, roles, strict=True)
+            ],
         }
 
 

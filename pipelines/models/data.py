@@ -46,6 +46,12 @@ class Windows:
         return cls(series, spec, columns, target[1] - target[0], reconstruct, labels)
 
     @cached_property
+    def own_steps(self) -> list[int]:
+        """Seconds between the readings of each chosen channel where it was measured."""
+        steps = files.read_json(self.series.folder / "steps.json")
+        return [steps[i] for i in self.columns]
+
+    @cached_property
     def _whole(self) -> Array | None:
         size = self.series.length * len(self.series.channels) * 4
         return self.series.read()[:, self.columns] if size <= IN_MEMORY else None
@@ -78,16 +84,17 @@ class Windows:
         """Labels of rows [lo, hi) as [hi-lo, targets], NaN where there is none; None when the task has no label."""
         if not self.labels:
             return None
-        values = self.series.read(lo, hi)
-        return np.stack([values[:, i] if i >= 0 else np.full(hi - lo, np.nan, np.float32) for i in self.labels], axis=1)
+        return self._label[lo:hi]
+
+    @cached_property
+    def _label(self) -> Array:
+        found = np.array(self.labels)
+        values = self.series.read(0, None, np.maximum(found, 0))
+        return np.where(found >= 0, values, np.float32(np.nan))
 
     def labelled(self, rows: Array) -> Array:
         """Labels of the asked steps of windows that begin at `rows`, [B, H, targets]; only for a task with a label."""
-        first, horizon = rows + self.known, self.spec.horizon
-        lo, hi = int(first.min()), int(first.max()) + horizon
-        label = self.label(lo, hi)
-        assert label is not None
-        return label[(first - lo)[:, None] + np.arange(horizon)]
+        return self._label[(rows + self.known)[:, None] + np.arange(self.spec.horizon)]
 
     def rows(self, split: str, stride: int) -> Array:
         """First rows of windows whose asked steps lie in `split`, `stride` steps apart. Raises UserError if none."""

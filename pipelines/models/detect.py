@@ -42,12 +42,15 @@ def usual(answer: Answer, data: Windows) -> Array:
         return np.nan_to_num(np.nanmedian(error, axis=0), nan=1.0) + 1e-6
 
 
-def tune(score: Array, label: Array | None) -> dict[str, float]:
-    """Span and threshold of best F1 on validation; without labels no averaging, and an alarm for 1 in 200 readings."""
+def tune(score: Array, label: Array | None, horizon: int) -> dict[str, float]:
+    """Span and threshold of best F1 on validation; without labels no averaging, and an alarm for 1 in 200 readings.
+
+    No span is longer than the horizon: a single window must be enough to judge its last reading.
+    """
     if label is None or not (label > 0.5).any():
         return {"span": 1, "threshold": anomaly.choose(score, None)}
     tried = []
-    for span in SPANS:
+    for span in (s for s in SPANS if s <= horizon):
         smooth = answers.smooth(score, span)
         threshold = anomaly.choose(smooth, label)
         tried.append((anomaly.score(smooth, label, threshold)["f1"], span, threshold))

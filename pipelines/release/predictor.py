@@ -100,25 +100,13 @@ class Predictor:
     def predict_rows(self, rows: dict[str, Array]) -> dict[str, Array]:
         """Long readings in, long answers out.
 
-        rows: `time` (UTC datetime64), `sensor`, `kind`, `value`, equally long; the window ends with the newest step.
-        Returns `time`, `sensor`, `kind` and one array a name of `names`; a classifier adds `class`, an anomaly
-        model `score` and `alarm` of the window's latest readings. Sensors the model does not know are ignored,
-        absent ones count as missing. Raises UserError when no reading is of a channel the model knows.
+        rows: `time` (UTC datetime64), `sensor`, `kind`, `value`, equally long; the window ends with the newest step of
+        which a target was read. Returns `time`, `sensor`, `kind` and one array a name of `names`; a classifier adds
+        `class`, an anomaly model `score` and `alarm`, of which the last step's are the settled ones. Sensors the model
+        does not know are ignored, absent ones count as missing. Raises UserError when no target was read.
         """
         step = np.timedelta64(self.spec.step_s, "s")
-        number = {(c["sensor"], c["kind"]): i for i, c in enumerate(self.channels)}
-        column = np.array([number.get(k, -1) for k in zip(rows["sensor"], rows["kind"], strict=True)], int)
-        ours = column >= 0
-        if not ours.any():
-            raise UserError("no reading is of a sensor and kind this model knows; see its `channels`")
-        times = np.asarray(rows["time"]).astype("datetime64[s]")[ours]
-        seconds = times.astype(np.int64) // self.spec.step_s
-        end = int(seconds.max()) + 1
-        index = seconds - (end - self.spec.context)
-        values = np.full((1, self.spec.context, len(self.channels)), np.nan, np.float32)
-        inside = index >= 0
-        values[0, index[inside], column[ours][inside]] = np.asarray(rows["value"], float)[ours][inside]
-        start = np.datetime64((end - self.spec.context) * self.spec.step_s, "s")
+        values, start = self.window(rows)
         answer = self.predict(values, np.array([start]))[0]
         known = windows.known_steps(self.spec, self.reconstruct)
         first = start + known * step
@@ -139,3 +127,50 @@ class Predictor:
             **{name: answer[..., i].reshape(-1) for i, name in enumerate(self.names)},
             **more,
         }
+
+    def window(self, rows: dict[str, Array]) -> tuple[Array, np.datetime64]:
+        """Readings on the model's grid [1, context, N] and when it begins, as `join` would have put them there.
+
+        A reading is known when the step it was measured in has ended; a coarser one holds until the next is due, finer
+        ones of one step are aggregated as their kind is.
+        """
+        number = {(c["sensor"], c["kind"]): i for i, c in enumerate(self.channels)}
+        column = np.array([number.get(k, -1) for k in zip(rows["sensor"], rows["kind"], strict=True)], int)
+        value = np.asarray(rows["value"], float)
+        ours = (column >= 0) & np.isfinite(value)
+        column, value = column[ours], value[ours]
+        if not (column < self.targets).any():
+            raise UserError("no reading is of a target this model knows; see its `channels`")
+        seconds = np.asarray(rows["time"]).astype("datetime64[s]").astype(np.int64)[ours]
+        step, own = self.spec.step_s, np.array([c.get("step_s", self.spec.step_s) for c in self.channels])
+        known_at = (seconds // own[column] + 1) * own[column]
+        row = -(-known_at // step) - 1
+        end = int(row[column < self.targets].max()) + 1
+        hold = np.maximum(own // step, 1)
+        early = int(hold.max()) - 1  # a value from before the window may still hold in it
+        length = self.spec.context + early
+        row = row - (end - length)
+        inside = (row >= 0) & (row < length)
+        order = np.argsort(seconds[inside], kind="stable")
+        row, column, value = row[inside][order], column[inside][order], value[inside][order]
+        how = np.array([c.get("aggregate", "mean") for c in self.channels])
+        placed = _aggregate(row * len(how) + column, value, how[column], length * len(how)).reshape(length, -1)
+        held = placed.copy()
+        for back in range(1, early + 1):
+            free = np.isnan(held[back:]) & (hold > back)
+            held[back:] = np.where(free, placed[:-back], held[back:])
+        start = np.datetime64((end - self.spec.context) * step, "s")
+        return held[None, early:].astype(np.float32), start
+
+
+def _aggregate(cell: Array, value: Array, how: Array, size: int) -> Array:
+    """Values that share a cell as one, by name of the aggregate; in order of time. float [size], NaN = none."""
+    total, count = np.bincount(cell, value, size), np.bincount(cell, minlength=size)
+    out = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    for name, reduce in (("max", np.fmax), ("min", np.fmin), ("sum", np.add)):
+        mine = how == name
+        out[cell[mine]] = 0.0 if name == "sum" else np.nan
+        reduce.at(out, cell[mine], value[mine])
+    last = how == "last"
+    out[cell[last]] = value[last]  # of several, numpy keeps the last
+    return out

@@ -59,7 +59,7 @@ def test_tune_finds_span_and_threshold_of_what_lasts() -> None:
     for start in range(100, 4000, 400):
         label[start : start + 60] = 1
     score = np.abs(rng.normal(0, 1, label.shape)) + 0.8 * label
-    found = detect.tune(score, label)
+    found = detect.tune(score, label, 16)
     assert found["span"] in (8, 16)
     smooth = answers.smooth(score, int(found["span"]))
     alarm = smooth > found["threshold"]
@@ -70,6 +70,6 @@ def test_tune_finds_span_and_threshold_of_what_lasts() -> None:
 def test_tune_without_labels_averages_nothing() -> None:
     score = np.random.default_rng(0).random((1000, 2))
     for label in (None, np.zeros((1000, 2))):
-        found = detect.tune(score, label)
+        found = detect.tune(score, label, 16)
         assert found["span"] == 1
         assert (score > found["threshold"]).mean() == pytest.approx(0.005, abs=0.002)

@@ -162,11 +162,11 @@ def test_one_reading_is_enough_and_every_answer_is_finite(predictor: Predictor) 
 
 
 def test_no_known_sensor_is_the_callers_mistake(ahead: Predictor) -> None:
-    with pytest.raises(UserError, match="no reading is of a sensor") as error:
+    with pytest.raises(UserError, match="no reading is of a target") as error:
         ahead.predict_rows(as_rows([(END, "nobody", "a", 1.0)]))
     assert "\n" not in str(error.value)
     empty = {k: v[:0] for k, v in as_rows([(END, "s1", "a", 1.0)]).items()}
-    with pytest.raises(UserError, match="no reading is of a sensor"):
+    with pytest.raises(UserError, match="no reading is of a target"):
         ahead.predict_rows(empty)
 
 
@@ -224,3 +224,36 @@ def test_a_hidden_reading_does_not_answer_for_itself(ready: Path) -> None:
     one, two = (leaks.predict(v, start(leaks)) for v in (values, other))
     assert np.array_equal(one[:, :, 1::2], two[:, :, 1::2])
     assert not np.array_equal(one[:, :, ::2], two[:, :, ::2])
+
+
+def test_rows_are_placed_when_they_are_known_as_join_places_them() -> None:
+    channel = {"sensor": "s", "aggregate": "mean"}
+    channels = [
+        {**channel, "kind": "load", "step_s": 900},
+        {**channel, "kind": "warmth", "step_s": 3600},
+        {**channel, "kind": "rain", "step_s": 300, "aggregate": "sum"},
+    ]
+    spec = {"step_s": 900, "context": 8, "horizon": 8, "timezone": "UTC", "holidays": []}
+    asked = Predictor({"spec": spec, "channels": channels, "targets": 1}, {}, "", None)
+    read = [
+        ("10:00", "load", 1.0), ("11:50", "load", 2.0), ("11:45", "load", 4.0), ("12:00", "load", np.nan),
+        ("09:00", "warmth", 7.0), ("10:30", "warmth", 9.0),
+        ("10:50", "rain", 1.0), ("10:55", "rain", 2.0), ("11:00", "rain", 5.0), ("13:00", "rain", 99.0),
+    ]  # fmt: skip
+    times, kinds, values = zip(*read, strict=True)
+    given = {
+        "time": np.array([f"2025-03-03T{t}" for t in times], "datetime64[s]"),
+        "sensor": np.array(["s"] * len(read)),
+        "kind": np.array(kinds),
+        "value": np.array(values),
+    }
+    window, start = asked.window(given)
+    # A reading of 09:00 to 10:00 is known at 10:00, so first in the row 09:45, and holds for four rows.
+    assert start == np.datetime64("2025-03-03T10:00:00")
+    gap = np.nan
+    expected = [
+        [1, gap, gap, gap, gap, gap, gap, 3],
+        [7, 7, 7, 9, 9, 9, 9, gap],
+        [gap, gap, gap, 3, 5, gap, gap, gap],
+    ]
+    np.testing.assert_array_equal(window[0].T, np.array(expected, np.float32))
