@@ -16,7 +16,7 @@ from pipelines.core.params import Bounds
 from pipelines.core.records import RECORDS, read_day
 
 Array = np.ndarray[Any, Any]
-BATCH_RECORDS = 600_000
+BATCH_RECORDS = 1_000_000
 QUARANTINE = RECORDS.append(pa.field("reasons", pa.list_(pa.string())))
 _EPOCH = dt.date(1970, 1, 1)
 
