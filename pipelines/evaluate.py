@@ -112,12 +112,15 @@ def _forecast(
     with_decision = {**aux, "decision": predictor.tables.get("decision", 1)}
     of = {name: with_decision if name == "model" else aux for name in METHODS}
     for name, answer in given.items():
-        report[name] = objective.score(answer, truth, of[name])
+        left_out = () if name == "model" else objective.MODEL_ONLY
+        scores = objective.score(answer, truth, of[name])
+        report[name] = {k: v for k, v in scores.items() if k not in left_out}
         for h in range(data.spec.horizon):
             scores = objective.score(answer[:, h : h + 1], truth[:, h : h + 1], of[name])
+            scores = {k: v for k, v in scores.items() if k not in left_out}
             by_step.append({"step": h + 1, "minutes": (h + 1) * step // 60, "method": name, **scores})
     errors = {name: objective.errors(answer, truth, of[name]) for name, answer in given.items()}
-    report["interval"] = {"versus_best_baseline": _versus(errors, issued, task.evaluate.bootstrap)}
+    report["interval"] = {"versus_best_baseline": _versus(report, errors, issued, task.evaluate.bootstrap)}
     files.write_json(plots / "by_step.json", by_step)
     figures.by_step(plots / "by_step.png", by_step, objective.PRIMARY)
     figures.by_hour(plots / "by_hour.png", errors, issued, data)
@@ -130,9 +133,10 @@ def _forecast(
     return report
 
 
-def _versus(errors: dict[str, Array], issued: Array, draws: int) -> dict[str, Any]:
-    """The model's mean error less that of the best baseline, with an interval over whole days."""
-    baseline = min(METHODS[1:], key=lambda name: float(np.nanmean(errors[name])))
+def _versus(report: dict[str, Any], errors: dict[str, Array], issued: Array, draws: int) -> dict[str, Any]:
+    """The model's mean error less that of the baseline with the best primary metric, interval over whole days."""
+    sign = -1 if report["higher_is_better"] else 1
+    baseline = min(METHODS[1:], key=lambda name: sign * report[name][report["primary"]])
     seen = np.isfinite(errors["model"]) & np.isfinite(errors[baseline])
     model, other = (np.where(seen, errors[name], 0).sum((1, 2)) for name in ("model", baseline))
     days = issued.astype("datetime64[D]").astype(int)

@@ -2,6 +2,7 @@
 
     NAMES                        what stands on the last axis of an answer
     PRIMARY, HIGHER_IS_BETTER    the metric a gate looks at
+    MODEL_ONLY                   metrics that a plain value cannot have
     outputs(aux)                 raw head outputs a step
     answer(anchor, raw, scale, aux) -> Tensor [B, H, n, len(names)]     (torch)
     loss(answer, truth, seen, unit, aux) -> Tensor                      (torch)

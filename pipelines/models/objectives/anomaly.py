@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NAMES = ("q0.1", "q0.5", "q0.9", "mean")
 PRIMARY, HIGHER_IS_BETTER = "average_precision", True
+MODEL_ONLY = ()
 Array = np.ndarray[Any, Any]
 
 names, outputs = forecast.names, forecast.outputs

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PRIMARY, HIGHER_IS_BETTER = "macro_f1", True
+MODEL_ONLY = ("log_loss",)
 Array = np.ndarray[Any, Any]
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 LEVELS = (0.1, 0.5, 0.9)
 NAMES = ("q0.1", "q0.5", "q0.9", "mean")
 PRIMARY, HIGHER_IS_BETTER = "mae", False
+MODEL_ONLY = ("pinball", "coverage80")
 Array = np.ndarray[Any, Any]
 
 
