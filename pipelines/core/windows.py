@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,28 +65,63 @@ def known_steps(spec: Spec, reconstruct: bool) -> int:
     return spec.context - spec.future if reconstruct else spec.context
 
 
-def week_profile(series: Series, spec: Spec, block: int = 8192) -> Array:
-    """Mean of each channel by slot of the local week over the training split, float32 [slots, N].
+@dataclass(frozen=True)
+class Week:
+    """What the training split adds up to by slot of the local week: float64 [slots, N], and the channels' means [N].
 
-    A slot seen few times leans on the same time of other days: the weekly mean of n readings is averaged with the
+    A slot seen few times leans on the same time of other days: the mean of its n readings is averaged with the
     time-of-day mean at weight n : 1. Without any reading at that time of day it is the channel's mean.
     """
-    slots, day = 604800 // spec.step_s, 86400 // spec.step_s
-    n = len(series.channels)
-    total, count = np.zeros((slots, n)), np.zeros((slots, n))
-    lo, hi = series.splits["train"]
-    for a in range(lo, hi, block):
-        b = min(a + block, hi)
-        values = series.read(a, b).astype(np.float64)
-        where = calendar.slot_of_week(series.times(a, b), spec.timezone, spec.holidays, spec.step_s)
-        seen = np.isfinite(values)
-        np.add.at(total, where, np.where(seen, values, 0))
-        np.add.at(count, where, seen)
-    by_day_total, by_day_count = total.reshape(7, day, n).sum(0), count.reshape(7, day, n).sum(0)
-    mean = series.scalers[0].astype(np.float64)
-    daily = np.where(by_day_count > 0, by_day_total / np.maximum(by_day_count, 1), mean)
-    weekly = (total + np.tile(daily, (7, 1))) / (count + 1)
-    return weekly.astype(np.float32)
+
+    total: Array
+    count: Array
+    mean: Array
+
+    @classmethod
+    def of(cls, series: Series, spec: Spec, block: int = 8192) -> "Week":
+        """Add up, `block` rows at a time."""
+        shape = (604800 // spec.step_s, len(series.channels))
+        total, count = np.zeros(shape), np.zeros(shape)
+        lo, hi = series.splits["train"]
+        for a in range(lo, hi, block):
+            b = min(a + block, hi)
+            values = series.read(a, b).astype(np.float64)
+            where = calendar.slot_of_week(series.times(a, b), spec.timezone, spec.holidays, spec.step_s)
+            seen = np.isfinite(values)
+            np.add.at(total, where, np.where(seen, values, 0))
+            np.add.at(count, where, seen)
+        return cls(total, count, series.scalers[0].astype(np.float64))
+
+    def take(self, columns: Array | list[int]) -> "Week":
+        """Some channels."""
+        return Week(self.total[:, columns], self.count[:, columns], self.mean[columns])
+
+    @cached_property
+    def _daily(self) -> tuple[Array, Array]:
+        n = len(self.mean)
+        return self.total.reshape(7, -1, n).sum(0), self.count.reshape(7, -1, n).sum(0)
+
+    @cached_property
+    def profile(self) -> Array:
+        """float32 [slots, N]."""
+        slots = np.arange(len(self.total))
+        return self._at(slots, np.zeros((len(slots), len(self.mean))), np.zeros((len(slots), len(self.mean))))
+
+    def without(self, times: Array, own: Array, spec: Spec) -> Array:
+        """The profile at `times` [B, T], had the training readings `own` [B, T, N] (NaN = none) not been made.
+
+        What is trained must not meet a profile that holds the very readings asked for: it would trust it too much.
+        """
+        slots = calendar.slot_of_week(times.reshape(-1), spec.timezone, spec.holidays, spec.step_s)
+        flat = own.reshape(len(slots), -1).astype(np.float64)
+        seen = np.isfinite(flat)
+        return self._at(slots, np.where(seen, flat, 0), seen.astype(np.float64)).reshape(own.shape)
+
+    def _at(self, slots: Array, own: Array, less: Array) -> Array:
+        day_total, day_count = (part[slots % len(part)] for part in self._daily)
+        day_count = day_count - less
+        daily = np.where(day_count > 0, (day_total - own) / np.maximum(day_count, 1), self.mean)
+        return ((self.total[slots] - own + daily) / (self.count[slots] - less + 1)).astype(np.float32)
 
 
 def profile_at(profile: Array, times: Array, spec: Spec) -> Array:
@@ -119,16 +155,23 @@ def lead_features(spec: Spec) -> Array:
     return np.concatenate([np.sin(angles), np.tanh(angles)], axis=1).astype(np.float32)
 
 
-def prepare(values: Array, starts: Array, profile: Array, spec: Spec, known: int | None = None) -> dict[str, Array]:
+def window_times(starts: Array, spec: Spec) -> Array:
+    """When each step of windows begins, context and future, datetime64[s] [B, T]."""
+    steps = np.arange(spec.context + spec.future) * np.timedelta64(spec.step_s, "s")
+    return starts.astype("datetime64[s]")[:, None] + steps[None, :]
+
+
+def prepare(values: Array, starts: Array, usual: Array, spec: Spec, known: int | None = None) -> dict[str, Array]:
     """What a model is given for a batch of windows.
 
-    values: raw readings [B, context, N], NaN = missing; starts: UTC datetime64 [B] of the first row;
-    profile: [slots, N]; known: see `fill`. Returns float32 `values` and `observed` [B, context, N], `profile`
-    [B, context + future, N] and `calendar` [B, patches, calendar.FEATURES + LEAD].
+    values: raw readings [B, context, N], NaN = missing; starts: UTC datetime64 [B] of the first row; usual: the profile
+    [slots, N], or what it says of each step, [B, context + future, N]; known: see `fill`. Returns float32 `values` and
+    `observed` [B, context, N], `profile` [B, context + future, N] and `calendar`
+    [B, patches, calendar.FEATURES + LEAD].
     """
-    steps = np.arange(spec.context + spec.future) * np.timedelta64(spec.step_s, "s")
-    times = starts.astype("datetime64[s]")[:, None] + steps[None, :]
-    usual = profile_at(profile, times, spec)
+    times = window_times(starts, spec)
+    if usual.ndim == 2:
+        usual = profile_at(usual, times, spec)
     filled, observed = fill(values, usual[:, : spec.context], known)
     centres = times[:, spec.patch // 2 :: spec.patch]
     moments = calendar.features(centres.reshape(-1), spec.timezone, spec.holidays).reshape(*centres.shape, -1)

@@ -57,9 +57,14 @@ class Windows:
         return self.series.read()[:, self.columns] if size <= IN_MEMORY else None
 
     @cached_property
+    def week(self) -> windows.Week:
+        """What the chosen channels' training readings add up to."""
+        return windows.Week.of(self.series, self.spec).take(list(self.columns))
+
+    @property
     def profile(self) -> Array:
         """float32 [slots, N]."""
-        return windows.week_profile(self.series, self.spec)[:, self.columns]
+        return self.week.profile
 
     @property
     def mean(self) -> Array:
@@ -127,14 +132,21 @@ class Windows:
     def batch(self, rows: Array, columns: Array | None = None) -> dict[str, Array]:
         """`core.windows.prepare` of the windows, with `mean`, `std` [N] and `truth` [B, H, targets] (NaN = missing).
 
+        A training window meets the profile of the other weeks, see `core.windows.Week.without`.
         columns: use only these of the chosen channels, ascending, so that the targets among them still come first.
         """
         columns = np.arange(len(self.columns)) if columns is None else columns
         targets = int((columns < self.targets).sum())
-        length = max(self.spec.context, self.known + self.spec.horizon)
-        raw = self.read(rows, length)[..., columns]
-        profile = self.profile[:, columns]
-        batch = windows.prepare(raw[:, : self.spec.context], self.starts(rows), profile, self.spec, self.known)
+        raw = self.read(rows, self.spec.context + self.spec.future)[..., columns]
+        starts = self.starts(rows)
+        usual = self.profile[:, columns]
+        index = rows[:, None] + np.arange(raw.shape[1])
+        lo, hi = self.series.splits["train"]
+        inside = (index >= lo) & (index < hi)
+        if inside.any():
+            own = np.where(inside[..., None], raw, np.nan)
+            usual = self.week.take(columns).without(windows.window_times(starts, self.spec), own, self.spec)
+        batch = windows.prepare(raw[:, : self.spec.context], starts, usual, self.spec, self.known)
         truth = raw[:, self.known : self.known + self.spec.horizon, :targets]
         return {**batch, "mean": self.mean[columns], "std": self.std[columns], "truth": truth}
 

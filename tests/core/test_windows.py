@@ -132,7 +132,7 @@ def test_week_profile_against_a_plain_loop(tmp_path: Path) -> None:
     values[5, 2] = 4.0  # a channel read once
     opened = series(tmp_path, values, train=500)
     spec = Spec.of(3600, 24, 6, AMSTERDAM)
-    found = windows.week_profile(opened, spec, block=77)
+    found = windows.Week.of(opened, spec, block=77).profile
     slots = calendar.slot_of_week(opened.times(), AMSTERDAM, (), 3600)
     for n in range(3):
         for slot in range(168):
@@ -148,8 +148,26 @@ def test_week_profile_sees_the_training_period_only(tmp_path: Path) -> None:
     later = values.copy()
     later[500:] = 1e6
     spec = Spec.of(3600, 24, 6, AMSTERDAM)
-    one = windows.week_profile(series(tmp_path / "a", values, 500), spec)
-    assert np.array_equal(one, windows.week_profile(series(tmp_path / "b", later, 500), spec))
+    one = windows.Week.of(series(tmp_path / "a", values, 500), spec).profile
+    assert np.array_equal(one, windows.Week.of(series(tmp_path / "b", later, 500), spec).profile)
+
+
+def test_a_training_reading_is_judged_by_the_other_weeks(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(10, 3, (600, 2)).astype(np.float32)
+    spec = Spec.of(3600, 24, 6, AMSTERDAM)
+    opened = series(tmp_path / "all", values, 500)
+    week = windows.Week.of(opened, spec)
+    left_out = values.copy()
+    left_out[77, 0] = NAN
+    other = windows.Week.of(series(tmp_path / "less", left_out, 500), spec)
+    times = opened.times(77, 78)[None]
+    found = week.without(times, values[None, 77:78], spec)[0, 0]
+    expected = windows.profile_at(other.profile, times, spec)[0, 0]
+    assert found[0] == pytest.approx(expected[0], rel=1e-6)
+    assert not np.isclose(found[0], windows.profile_at(week.profile, times, spec)[0, 0, 0])
+    nothing = week.without(times, np.full((1, 1, 2), NAN), spec)
+    np.testing.assert_array_equal(nothing, windows.profile_at(week.profile, times, spec))
 
 
 def test_prepare_shapes_and_alignment() -> None:
