@@ -155,9 +155,9 @@ class Spool:
     Rows of equal time and words come back in the order in which they were added.
     """
 
-    def __init__(self, folder: Path, schema: pa.Schema, limit: int = SPOOL_ROWS) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
         folder.mkdir(parents=True)
-        self.folder, self.schema, self.limit = folder, schema, limit
+        self.folder, self.schema = folder, schema
         self.rows = 0
         self.words: dict[str, dict[str, int]] = {f.name: {} for f in schema if f.type == pa.string()}
         self._slices: dict[int, list[tuple[int, int, int]]] = {}
@@ -170,7 +170,7 @@ class Spool:
         columns = {n: self._numbers(n, table[n]) if n in self.words else table[n] for n in table.column_names}
         self._pending.append(pa.table(columns))
         self._held += len(table)
-        if self._held >= self.limit:
+        if self._held >= SPOOL_ROWS:
             self.flush()
 
     def flush(self) -> None:

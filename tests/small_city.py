@@ -2,6 +2,8 @@
 
 import datetime as dt
 import hashlib
+import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -84,3 +86,12 @@ def tree(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def cached(folder: Path, cache: Path) -> dict[str, str]:
+    """Link every file of `folder` into `cache` and make both read-only, as DVC does; the tree of `cache`."""
+    for path in [p for p in folder.rglob("*") if p.is_file()]:
+        (cache / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+        os.link(path, cache / path.relative_to(folder))
+        path.chmod(stat.S_IREAD)
+    return tree(cache)

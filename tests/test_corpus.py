@@ -1,13 +1,11 @@
 """What a backbone may learn from: nothing after the cut reaches a byte of it."""
 
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_city import city, hourly, kind, put, source, tree, window
+from small_city import cached, city, hourly, kind, put, source, tree, window
 
 from pipelines import corpus, features
 from pipelines.core import grid
@@ -104,11 +102,7 @@ def test_links_are_replaced_and_never_written_through(tmp_path: Path) -> None:
     grown(tmp_path)
     build(tmp_path, "x", "y")
     mine, kept = tmp_path / "data/corpus/series", tmp_path / "cache"
-    for path in [p for p in mine.rglob("*") if p.is_file()]:
-        (kept / path.relative_to(mine)).parent.mkdir(parents=True, exist_ok=True)
-        os.link(path, kept / path.relative_to(mine))
-        path.chmod(stat.S_IREAD)
-    before = tree(kept)
+    before = cached(mine, kept)
     put(tmp_path, "y", hourly("2025-01-20", "2025-02-23", "t1", add=1.0, minutes=15))
     features.run("y", root=tmp_path)
     assert tree(mine) == before == tree(kept)  # the corpus keeps its bytes until it is collected again

@@ -1,14 +1,12 @@
 """Records on the grid: which step, which column, which chunk, and what never changes."""
 
 import datetime as dt
-import os
 import random
-import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_city import START, Row, city, hourly, kind, put, source, tree, window
+from small_city import START, Row, cached, city, hourly, kind, put, source, tree, window
 
 from pipelines import corpus, features
 from pipelines.core import grid
@@ -128,11 +126,7 @@ def test_outputs_linked_to_a_cache_are_replaced_and_not_written_through(tmp_path
     put(tmp_path, "x", hourly("2025-01-20", "2025-03-05"))
     features.run("x", root=tmp_path)
     folder, cache = tmp_path / "data/features/series/x", tmp_path / "cache"
-    for path in [p for p in folder.rglob("*") if p.is_file()]:
-        (cache / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
-        os.link(path, cache / path.relative_to(folder))
-        path.chmod(stat.S_IREAD)
-    kept = tree(cache)
+    kept = cached(folder, cache)
     put(tmp_path, "x", hourly("2025-01-20", "2025-03-05", add=1.0))
     features.run("x", root=tmp_path)
     assert tree(cache) == kept

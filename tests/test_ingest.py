@@ -103,7 +103,7 @@ def test_days_hold_the_window_sorted_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_duplicates_survive_in_the_order_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest.Spool.__init__, "__defaults__", (2,))
+    monkeypatch.setattr(ingest, "SPOOL_ROWS", 2)
     monkeypatch.setattr("pipelines.sources.files_tables.BLOCK_BYTES", 64)
     root = write_city(tmp_path)
     values = [3, 1, 2, 1, 9]
@@ -117,7 +117,7 @@ def test_spools_of_any_size_give_the_same_bytes(tmp_path: Path, monkeypatch: pyt
     whole = write_city(tmp_path / "whole")
     write_feed(whole, lines)
     expected = contents(run(whole))
-    monkeypatch.setattr(ingest.Spool.__init__, "__defaults__", (7,))
+    monkeypatch.setattr(ingest, "SPOOL_ROWS", 7)
     monkeypatch.setattr("pipelines.sources.files_tables.BLOCK_BYTES", 200)
     small = write_city(tmp_path / "small")
     write_feed(small, lines)
@@ -222,7 +222,7 @@ def test_an_empty_window_says_what_the_feed_covers(tmp_path: Path) -> None:
 
 def test_a_feed_that_breaks_off_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.sources.files_tables.BLOCK_BYTES", 256)
-    monkeypatch.setattr(ingest.Spool.__init__, "__defaults__", (5,))
+    monkeypatch.setattr(ingest, "SPOOL_ROWS", 5)
     root = write_city(tmp_path)
     write_feed(root, rows())
     before = contents(run(root))
@@ -409,7 +409,7 @@ def test_memory_does_not_grow_with_history(tmp_path: Path) -> None:
         (root / "feed.csv").write_text("\n".join([header, *(str(m) + ":00" + row for m in moments)]))
         code = (
             "import resource, sys; from pathlib import Path; from pipelines import ingest\n"
-            "ingest.Spool.__init__.__defaults__ = (100_000,)\n"
+            "ingest.SPOOL_ROWS = 100_000\n"
             "ingest.run('s', root=Path(sys.argv[1]))\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )

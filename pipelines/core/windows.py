@@ -15,13 +15,15 @@ LEAD = 6
 """Features of how far from now a patch lies."""
 
 
+PATCHES = {"5min": 12, "15min": 8, "1h": 6, "1d": 7}
+"""Steps a patch by cadence class: an hour of 5-minute data, 2 h of quarters, 6 h of hours, a week of days."""
+
+
 def patch_for(step_s: int) -> tuple[str, int]:
-    """Cadence class and steps a patch: an hour of 5-minute data, 2 h of quarters, 6 h of hours, a week of days."""
-    if step_s <= 300:
-        return "5min", 12
-    if step_s <= 1800:
-        return "15min", 8
-    return ("1h", 6) if step_s <= 10800 else ("1d", 7)
+    """Cadence class and steps a patch of data that come every `step_s` seconds."""
+    slower = [c for c, longest in (("5min", 300), ("15min", 1800), ("1h", 10800)) if step_s <= longest]
+    cadence = slower[0] if slower else "1d"
+    return cadence, PATCHES[cadence]
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Adaptation:
 
     @classmethod
     def prepare(cls, task: Task, data: Windows, config: dict[str, Any], weights: Path | None) -> "Adaptation":
-        """The model before training: it answers as the closed-form ridge does. `weights` None: a new backbone."""
+        """The model before training: it answers as its anchor does, see `TaskModel`. `weights` None: a new backbone."""
         objective = objectives.load(task.objective)
         torch.manual_seed(task.finetune.seed)
         backbone = Backbone(Config.from_json(config))

@@ -134,6 +134,8 @@ def train(
     drawn: DataLoader[Batch] = DataLoader(Draws(draw, settings.steps, trainer.global_rank), batch_size=None)
     trainer.fit(module, drawn, held)
     keep.shown.close()
+    if not keep.weights:
+        raise UserError(f"{what}: no validation loss was a number; look at the data of the validation period")
     model.load_state_dict(keep.weights)
     model.eval()
     return keep

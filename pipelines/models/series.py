@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipelines.core.calendar import FEATURES
-from pipelines.core.windows import LEAD, Spec, known_steps
+from pipelines.core.windows import LEAD, PATCHES, Spec, known_steps
 
 SIZES = {"tiny": (48, 3, 4), "small": (256, 6, 8), "base": (512, 12, 8), "large": (1024, 24, 16)}
 """width, layers, heads: about 0.1, 5, 38 and 300 million parameters."""
-PATCHES = {"5min": 12, "15min": 8, "1h": 6, "1d": 7}
 PLACES = 12
 
 
@@ -158,7 +157,7 @@ class Pretraining(nn.Module):
         spread = ((values - level) ** 2 * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
         scale = (0.5 * spread + 0.5 * batch["std"] ** 2).sqrt()
         truth, shape = (values - level) / scale, (usual - usual_level) / scale
-        window = window_features(level, scale, batch)
+        window = window_features(level, scale, batch["mean"], batch["std"])
         tokens = self.backbone(
             cadence, truth * shown, observed * shown, shape, window, batch["calendar"],
             batch["place"], batch["kind"], batch["sensor"],
@@ -168,16 +167,16 @@ class Pretraining(nn.Module):
         return shape + correction, truth
 
 
-def window_features(level: Tensor, scale: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """[B, N, 2]: how high and how wide this window is against the channel's long run."""
-    return torch.stack([(level - batch["mean"])[:, 0] / batch["std"], (scale[:, 0] / batch["std"]).log()], dim=-1)
+def window_features(level: Tensor, scale: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """[B, N, 2]: how high and how wide a window is, [B, 1, N] each, against the channel's long run, [N] each."""
+    return torch.stack([((level - mean) / std)[:, 0], (scale / std).log()[:, 0]], dim=-1)
 
 
 class TaskModel(nn.Module):
-    """Backbone, ridge anchor and a zero-initialised head for one task.
+    """Backbone, anchor and a zero-initialised head for one task.
 
-    Before training it answers exactly as the closed-form ridge does (`pipelines.models.ridge`), and the early stop
-    counts that as the first candidate: training may only improve on it.
+    Before training it answers as its anchor does, the closed-form ridge (`pipelines.models.ridge`), and the early stop
+    counts that as the first candidate: by the validation loss, training may only improve on it.
 
     `reconstruct`: the asked steps are the window's last ones; each half of the channels is hidden there in turn, so
     that a channel is judged by its own past and by its neighbours' present. The anchor is then the profile itself at
@@ -209,7 +208,7 @@ class TaskModel(nn.Module):
         else:
             level, usual_level, scale = normalise(values, profile, self.known, std)
         x, shape = (values - level) / scale, (profile - usual_level) / scale
-        window = torch.stack([((level - mean) / std)[:, 0], (scale / std).log()[:, 0]], dim=-1)
+        window = window_features(level, scale, mean, std)
         usual = shape[:, self.known : self.known + self.horizon]
         anchor = level + scale * usual
         if not self.reconstruct:

@@ -11,7 +11,6 @@ from pipelines.sources.simulated.ground import Array, Sites, bump, envelope, int
 from pipelines.sources.simulated.weather import weather
 
 STEPS = 288
-LINES = tuple(f"{road}{way}" for road in ("a", "b", "c", "ring") for way in ("-in", "-out"))
 """For the ring, in and out are the two ways around."""
 
 
