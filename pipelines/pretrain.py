@@ -15,7 +15,7 @@ from pipelines.core.grid import Series
 from pipelines.core.params import Params
 from pipelines.core.paths import Paths
 from pipelines.core.windows import Spec, patch_for
-from pipelines.models.data import Windows, spread_out
+from pipelines.models.data import Windows, spread_out, strangers
 
 CONTEXT, FUTURE = 12, 4
 """Patches of a pretraining window."""
@@ -90,32 +90,36 @@ def _train(
     weight = weight / weight.sum()
     starts = {n: d.rows("train", 1) for n, d in domains.items()}
 
-    def batch(name: str, rows: Any, rng: np.random.Generator) -> dict[str, Any]:
+    def batch(name: str, rows: Any, rng: np.random.Generator, part: int = 0, parts: int = 1) -> dict[str, Any]:
         domain = domains[name]
+        patches = CONTEXT + FUTURE
+        # Every choice is made for the whole batch before this part of it is read.
         columns = np.sort(rng.permutation(len(domain.columns))[:CHANNELS])
-        data = {**domain.batch(rows), **vocabulary.numbers(domain, kinds, sensors, centre)}
-        values = np.concatenate([data["values"], np.zeros_like(data["truth"])], axis=1)
-        seen = np.isfinite(data["truth"])
-        # Beyond the context the truth itself stands in the window; it is hidden by the mask below or shown as context.
-        future = np.where(seen, np.nan_to_num(data["truth"]), data["profile"][:, values.shape[1] - seen.shape[1] :])
-        values[:, -future.shape[1] :] = future
-        observed = np.concatenate([data["observed"], seen.astype(np.float32)], axis=1)
-        patches = values.shape[1] // domain.spec.patch
+        numbers = vocabulary.numbers(domain, kinds, sensors, centre)
+        sensor = strangers(rng, numbers["sensor"][columns])
         if rng.random() < 0.5:
             mask = np.zeros((len(rows), patches, len(columns)), np.float32)
             mask[:, -int(rng.integers(1, FUTURE + 1)) :] = 1
         else:
             mask = (rng.random((len(rows), patches, len(columns))) < HIDDEN).astype(np.float32)
-        whole = {k: data[k] for k in ("profile", "mean", "std", "kind", "sensor")}
-        whole = {k: v[..., columns] for k, v in {**whole, "values": values, "observed": observed}.items()}
-        whole |= {"place": data["place"][columns], "calendar": data["calendar"], "mask": mask}
+        rows, mask = rows[part::parts], mask[part::parts]
+        data = domain.batch(rows, columns)
+        values = np.concatenate([data["values"], np.zeros_like(data["truth"])], axis=1)
+        seen = np.isfinite(data["truth"])
+        # Beyond the context the truth itself stands in the window; it is hidden by the mask or shown as context.
+        future = np.where(seen, np.nan_to_num(data["truth"]), data["profile"][:, values.shape[1] - seen.shape[1] :])
+        values[:, -future.shape[1] :] = future
+        observed = np.concatenate([data["observed"], seen.astype(np.float32)], axis=1)
+        whole = {k: data[k] for k in ("profile", "mean", "std", "calendar")}
+        whole |= {"values": values, "observed": observed, "mask": mask, "sensor": sensor}
+        whole |= {"place": numbers["place"][columns], "kind": numbers["kind"][columns]}
         tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in whole.items()}
         return {**tensors, "cadence": domain.spec.cadence}
 
-    def draw(step: int, rank: int) -> dict[str, Any]:
-        rng = np.random.default_rng([settings.pretrain.seed, step, rank])
+    def draw(step: int, part: int, parts: int) -> dict[str, Any]:
+        rng = np.random.default_rng([settings.pretrain.seed, step])
         name = str(rng.choice(names, p=weight))
-        return batch(name, rng.choice(starts[name], settings.pretrain.batch), rng)
+        return batch(name, rng.choice(starts[name], settings.pretrain.batch), rng, part, parts)
 
     size = settings.pretrain.batch
     held = []
@@ -123,12 +127,12 @@ def _train(
         rows = spread_out(domains[name].rows("validation", domains[name].spec.patch), 4 * size)
         held += [batch(name, rows[j : j + size], np.random.default_rng([1, i, j])) for j in range(0, len(rows), size)]
 
-    def loss(data: dict[str, Any]) -> torch.Tensor:
+    def loss(data: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         answer, truth = model(data["cadence"], data, data["mask"])
         patch = truth.shape[1] // data["mask"].shape[1]
         counted = data["mask"].repeat_interleave(patch, dim=1) * data["observed"]
         error = torch.nn.functional.smooth_l1_loss(answer, truth, reduction="none")
-        return (error * counted).sum() / counted.sum().clamp(min=1)
+        return (error * counted).sum(), counted.sum()
 
     keep = lit.train(model, loss, draw, held, settings.pretrain, f"pretrain {key}")
     return model, keep.curve, keep.best

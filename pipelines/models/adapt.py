@@ -15,7 +15,7 @@ from torch import Tensor
 from pipelines.core.answers import calibrated
 from pipelines.core.params import Task
 from pipelines.models import detect, export, lit, objectives, vocabulary
-from pipelines.models.data import Windows, spread_out
+from pipelines.models.data import Windows, spread_out, strangers
 from pipelines.models.ridge import Ridge
 from pipelines.models.series import Backbone, Config, TaskModel
 
@@ -84,9 +84,10 @@ class Adaptation:
         settings, data = self.task.finetune, self.data
         rows = data.rows("train", 1)
 
-        def draw(step: int, rank: int) -> dict[str, Tensor]:
-            rng = np.random.default_rng([settings.seed, step, rank])
-            return self._batch(rng.choice(rows, settings.batch), rng)
+        def draw(step: int, part: int, parts: int) -> dict[str, Tensor]:
+            rng = np.random.default_rng([settings.seed, step])
+            chosen = rng.choice(rows, settings.batch)
+            return self._batch(chosen[part::parts], rng, training=True)
 
         held_rows = spread_out(data.rows("validation", 1), HELD_WINDOWS)
         rng = np.random.default_rng(settings.seed)
@@ -94,10 +95,12 @@ class Adaptation:
                 for i in range(len(held_rows) // settings.batch or 1)]  # fmt: skip
         return lit.train(self.model, self._loss, draw, held, settings, what)
 
-    def _batch(self, rows: Array, rng: np.random.Generator) -> dict[str, Tensor]:
+    def _batch(self, rows: Array, rng: np.random.Generator, training: bool = False) -> dict[str, Tensor]:
         columns = self.data.some_columns(rng, CHANNELS)
         batch = self.data.batch(rows, columns)
         batch |= {k: v[columns] for k, v in self.channels.items()}
+        if training:
+            batch["sensor"] = strangers(rng, batch["sensor"])
         n = batch["truth"].shape[-1]
         truth = self.objective.truth(batch["truth"], {**self.aux, "reference": batch["reference"][:n]})
         seen = np.isfinite(truth)
@@ -106,12 +109,12 @@ class Adaptation:
         batch |= {"truth": np.nan_to_num(truth).astype(np.float32), "seen": seen.astype(np.float32)}
         return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in batch.items()}
 
-    def _loss(self, batch: dict[str, Tensor]) -> Tensor:
+    def _loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         n = batch["truth"].shape[-1]
         anchor, raw, scale = self.model(*(batch[k] for k in export.INPUTS if k != "reference"))
         aux = {**self._torch_aux(), "reference": batch["reference"][:n]}
         answer = self.objective.answer(anchor[..., :n], raw[:, :, :n], scale[..., :n], aux)
-        loss: Tensor = self.objective.loss(answer, batch["truth"], batch["seen"], batch["unit"][:n], aux)
+        loss: tuple[Tensor, Tensor] = self.objective.loss(answer, batch["truth"], batch["seen"], batch["unit"][:n], aux)
         return loss
 
     def _torch_aux(self) -> dict[str, Any]:

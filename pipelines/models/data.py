@@ -164,6 +164,11 @@ class Windows:
         return np.sort(np.concatenate([targets, others]))
 
 
+def strangers(rng: np.random.Generator, sensor: Array) -> Array:
+    """`sensor` numbers [N] with half of them made 0 (unknown), so that in serving a new sensor is no surprise."""
+    return np.where(rng.random(len(sensor)) < 0.5, sensor, 0)
+
+
 def spread_out(rows: Array, most: int) -> Array:
     """At most `most` of `rows`, evenly spaced."""
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]

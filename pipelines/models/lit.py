@@ -18,31 +18,34 @@ from pipelines.core.errors import UserError
 from pipelines.core.params import Trainer
 
 Batch = dict[str, Any]
-Draw = Callable[[int, int], Batch]
-"""(step, rank) → a batch; the same step and rank always give the same one."""
+Draw = Callable[[int, int, int], Batch]
+"""(step, part, parts) → one of `parts` equal slices of that step's batch, the same batch for any number of parts."""
+Loss = Callable[[Batch], tuple[Tensor, Tensor]]
+"""Sum over a batch's points, and how much they weigh."""
 
 
 class Draws(IterableDataset[Batch]):
     """Batches made on demand, each from its own step number."""
 
-    def __init__(self, draw: Draw, steps: int, rank: int = 0) -> None:
-        self.draw, self.steps, self.rank = draw, steps, rank
+    def __init__(self, draw: Draw, steps: int, part: int = 0, parts: int = 1) -> None:
+        self.draw, self.steps, self.part, self.parts = draw, steps, part, parts
 
     def __iter__(self) -> Iterator[Batch]:
-        return (self.draw(step, self.rank) for step in range(self.steps))
+        return (self.draw(step, self.part, self.parts) for step in range(self.steps))
 
 
 class Module(pl.LightningModule):
     """A model with a loss; AdamW under a cosine schedule with warm-up."""
 
-    def __init__(self, model: nn.Module, loss: Callable[[Batch], Tensor], trainer: Trainer) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, trainer: Trainer) -> None:
         super().__init__()
         self.model, self._settings = model, trainer
         # A plain function is copied by reference when the averaging callback copies this module; a method is not.
-        self._loss: Callable[[Batch], Tensor] = lambda batch: loss(batch)
+        self._loss: Loss = lambda batch: loss(batch)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        loss = self._loss(batch)
+        total, weight = self._loss(batch)
+        loss = total / weight.clamp(min=1)
         if not torch.isfinite(loss):
             raise UserError(
                 f"loss is {loss.item()} at step {self.global_step}; lower `learning_rate` or look at this batch's data"
@@ -51,7 +54,8 @@ class Module(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        self.log("validation_loss", self._loss(batch), batch_size=len(batch["values"]), sync_dist=True)
+        total, weight = self._loss(batch)
+        self.log("validation_loss", total / weight.clamp(min=1), batch_size=len(batch["values"]), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -100,9 +104,7 @@ class KeepBest(pl.Callback):
                 trainer.should_stop = True
 
 
-def train(
-    model: nn.Module, loss: Callable[[Batch], Tensor], draw: Draw, validation: list[Batch], settings: Trainer, what: str
-) -> KeepBest:
+def train(model: nn.Module, loss: Loss, draw: Draw, validation: list[Batch], settings: Trainer, what: str) -> KeepBest:
     """Train in place, leave `model` with its best weights, and return the callback with curve and best loss."""
     # Lightning greets, counts and advises at length; our own lines say what matters here.
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -131,7 +133,9 @@ def train(
     module = Module(model, loss, settings)
     held: DataLoader[Batch] = DataLoader(validation, batch_size=None)  # type: ignore[arg-type]
     trainer.validate(module, held, verbose=False)
-    drawn: DataLoader[Batch] = DataLoader(Draws(draw, settings.steps, trainer.global_rank), batch_size=None)
+    drawn: DataLoader[Batch] = DataLoader(
+        Draws(draw, settings.steps, trainer.global_rank, trainer.world_size), batch_size=None
+    )
     trainer.fit(module, drawn, held)
     keep.shown.close()
     if not keep.weights:

@@ -114,9 +114,6 @@ class Backbone(nn.Module):
 
         seen = patches(observed)
         per_patch = torch.cat([patches(x), seen, patches(usual), window[:, :, None, :].expand(b, n, s, 2)], dim=-1)
-        if self.training:  # half the time a sensor is a stranger, so that real strangers are no surprise
-            keep = torch.rand(n, device=x.device) < 0.5
-            sensor = torch.where(keep, sensor, torch.zeros_like(sensor))
         who = self.kind(kind) + self.sensor(sensor) + self.place(place)
         tokens = self.patch[cadence](per_patch) + self.moment(calendar)[:, None] + who[None, :, None]
         tokens = tokens + (seen.amax(-1, keepdim=True) < 0.5) * self.hidden

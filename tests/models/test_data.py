@@ -11,7 +11,7 @@ from pipelines.core.errors import UserError
 from pipelines.core.windows import Spec
 from pipelines.models import data as module
 from pipelines.models import vocabulary
-from pipelines.models.data import Windows, spread_out
+from pipelines.models.data import Windows, spread_out, strangers
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +183,10 @@ def test_profile_is_of_the_chosen_columns(root: Path) -> None:
     chosen = one(root, False)
     whole = windows.Week.of(chosen.series, chosen.spec).profile
     assert np.array_equal(chosen.profile, whole[:, list(chosen.columns)])
+
+
+def test_half_of_the_sensors_are_strangers_in_training() -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.stack([strangers(rng, np.arange(1, 101)) for _ in range(50)])
+    assert 0.45 < (drawn == 0).mean() < 0.55
+    assert ((drawn == 0) | (drawn == np.arange(1, 101))).all()

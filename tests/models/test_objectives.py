@@ -68,10 +68,11 @@ def test_loss_ignores_what_was_not_seen(name: str) -> None:
     seen = (torch.rand(B, H, N) < 0.5).float()
     other = torch.where(seen > 0, truth, torch.tensor(1.0))
     unit = torch.ones(N)
-    one = sibling.loss(answer, truth, seen, unit, AUX)
-    assert one.ndim == 0
-    assert torch.equal(one, sibling.loss(answer, other, seen, unit, AUX))
-    assert sibling.loss(answer, truth, torch.zeros_like(seen), unit, AUX) == 0
+    total, weight = sibling.loss(answer, truth, seen, unit, AUX)
+    assert total.ndim == 0
+    assert weight == seen.sum()
+    assert torch.equal(total, sibling.loss(answer, other, seen, unit, AUX)[0])
+    assert sibling.loss(answer, truth, torch.zeros_like(seen), unit, AUX) == (0, 0)
 
 
 @pytest.mark.parametrize("name", ["forecast", "anomaly"])

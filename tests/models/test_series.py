@@ -132,14 +132,6 @@ def test_asked_steps_are_the_horizon_although_patches_are_longer() -> None:
     assert (scale > 0).all()
 
 
-def test_strangers_are_sensor_zero_in_training_only() -> None:
-    made = model(SPEC)
-    data = batch(SPEC, N)
-    assert np.array_equal(ask(made, data)[1], ask(made, data)[1])
-    made.train()
-    assert len({ask(made, data)[1].tobytes() for _ in range(8)}) > 1
-
-
 def test_hidden_patches_have_no_influence_in_pretraining() -> None:
     torch.manual_seed(0)
     backbone = Backbone(Config("tiny", ("a",), ("s/a",)))

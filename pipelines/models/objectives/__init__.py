@@ -5,7 +5,7 @@
     MODEL_ONLY                   metrics that a plain value cannot have
     outputs(aux)                 raw head outputs a step
     answer(anchor, raw, scale, aux) -> Tensor [B, H, n, len(names)]     (torch)
-    loss(answer, truth, seen, unit, aux) -> Tensor                      (torch)
+    loss(answer, truth, seen, unit, aux) -> (sum, weight)               (torch)
     truth(values, aux) -> [B, H, n]                 what was asked, from readings (numpy from here on)
     from_values(values, aux) -> [B, H, n, names]    an answer made of plain values, for baselines
     score(answer, truth, aux) -> metrics

@@ -28,7 +28,9 @@ def answer(anchor: "Tensor", raw: "Tensor", scale: "Tensor", aux: dict[str, Any]
     return forecast.answer(anchor, raw, scale, aux)
 
 
-def loss(answer: "Tensor", truth: "Tensor", seen: "Tensor", unit: "Tensor", aux: dict[str, Any]) -> "Tensor":
+def loss(
+    answer: "Tensor", truth: "Tensor", seen: "Tensor", unit: "Tensor", aux: dict[str, Any]
+) -> tuple["Tensor", "Tensor"]:
     """As a forecast's."""
     return forecast.loss(answer, truth, seen, unit, aux)
 

@@ -40,11 +40,13 @@ def answer(anchor: "Tensor", raw: "Tensor", scale: "Tensor", aux: dict[str, Any]
     return (prior + raw).softmax(-1)
 
 
-def loss(answer: "Tensor", truth: "Tensor", seen: "Tensor", unit: "Tensor", aux: dict[str, Any]) -> "Tensor":
+def loss(
+    answer: "Tensor", truth: "Tensor", seen: "Tensor", unit: "Tensor", aux: dict[str, Any]
+) -> tuple["Tensor", "Tensor"]:
     """Cross-entropy, unweighted, so that probabilities stay probabilities; rare classes are `decide`'s matter."""
     label = truth.clamp(min=0).long()
     likelihood = answer.gather(-1, label[..., None])[..., 0].clamp(min=1e-6)
-    return -(likelihood.log() * seen).sum() / seen.sum().clamp(min=1)
+    return -(likelihood.log() * seen).sum(), seen.sum()
 
 
 def truth(values: Array, aux: dict[str, Any]) -> Array:

@@ -42,7 +42,9 @@ def answer(anchor: "Tensor", raw: "Tensor", scale: "Tensor", aux: dict[str, Any]
     return torch.stack([low, middle, high, anchor + scale * raw[..., 3]], dim=-1)
 
 
-def loss(answer: "Tensor", truth: "Tensor", seen: "Tensor", unit: "Tensor", aux: dict[str, Any]) -> "Tensor":
+def loss(
+    answer: "Tensor", truth: "Tensor", seen: "Tensor", unit: "Tensor", aux: dict[str, Any]
+) -> tuple["Tensor", "Tensor"]:
     """Pinball loss of the quantiles and a Huber loss of the mean, in units of each kind's usual spread [n]."""
     import torch
     from torch.nn.functional import huber_loss
@@ -51,7 +53,7 @@ def loss(answer: "Tensor", truth: "Tensor", seen: "Tensor", unit: "Tensor", aux:
     levels = error.new_tensor(LEVELS)
     quantile = torch.maximum(levels * error[..., :3], (levels - 1) * error[..., :3]).sum(-1)
     mean = huber_loss(error[..., 3], torch.zeros_like(error[..., 3]), reduction="none")
-    return ((quantile + 0.5 * mean) * seen).sum() / seen.sum().clamp(min=1)
+    return ((quantile + 0.5 * mean) * seen).sum(), seen.sum()
 
 
 def truth(values: Array, aux: dict[str, Any]) -> Array:
