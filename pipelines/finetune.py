@@ -30,11 +30,12 @@ def run(key: str, *, root: Path = Path()) -> None:
         if config["size"] != size:
             raise UserError(f"{folder}: this backbone is {config['size']}, params.yaml asks for {size}; pretrain again")
 
+        from pipelines.models import package
         from pipelines.models.adapt import Adaptation
 
         adapted = Adaptation.prepare(task, data, config, None if task.finetune.scratch else weights)
         keep = adapted.train(f"finetune {key}")
-        contents, alarm = adapted.export()
+        contents, alarm = package.contents(adapted)
         about = {
             "task": key,
             "department": task.department,
@@ -48,7 +49,7 @@ def run(key: str, *, root: Path = Path()) -> None:
             },
             "alarm": alarm,
         }
-        contents["config.json"] = files.to_json({**adapted.describe(), **about})
+        contents["config.json"] = files.to_json({**package.describe(adapted), **about})
         digest = bundle.write(paths.task(key), contents)
         report = {
             "train": {"loss": keep.curve[-1]["train_loss"]},

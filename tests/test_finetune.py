@@ -15,7 +15,7 @@ from pipelines import finetune, pretrain
 from pipelines.core import files
 from pipelines.core.answers import calibrated
 from pipelines.core.errors import UserError
-from pipelines.models.adapt import conformal
+from pipelines.models.package import conformal
 from pipelines.release import bundle
 
 
