@@ -28,13 +28,17 @@ def patch_for(step_s: int) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class Spec:
-    """The shape of a window. `context` and `future` are whole patches; the first `horizon` future steps are asked."""
+    """The shape of a window. `context` and `future` are whole patches; the first `horizon` future steps are asked.
+
+    `after`: of a window whose asked steps lie inside it, how many steps it goes on after them, in whole patches.
+    """
 
     step_s: int
     context: int
     horizon: int
     timezone: str
     holidays: tuple[str, ...] = ()
+    after: int = 0
 
     @property
     def cadence(self) -> str:
@@ -63,8 +67,8 @@ class Spec:
 
 
 def known_steps(spec: Spec, reconstruct: bool) -> int:
-    """How many of the window's first steps are given for certain: all, or all but the asked ones at its end."""
-    return spec.context - spec.future if reconstruct else spec.context
+    """How many of the window's first steps are given for certain: all, or those before the asked ones inside it."""
+    return spec.context - spec.future - spec.after if reconstruct else spec.context
 
 
 @dataclass(frozen=True)
@@ -132,18 +136,25 @@ def profile_at(profile: Array, times: Array, spec: Spec) -> Array:
     return profile[slots].reshape(*times.shape, profile.shape[1])
 
 
-def fill(values: Array, profile: Array, known: int | None = None) -> tuple[Array, Array]:
+def fill(values: Array, profile: Array, known: int | None = None, after: int = 0) -> tuple[Array, Array]:
     """Fill gaps of [B, L, N] with the profile [B, L, N] shifted by the last known deviation from it.
 
     Returns (filled, observed), float32; observed is 1 where a value was given. A channel without any value follows
-    its profile. `known`: only that many first steps may speak for a gap at the start, for the later ones are asked.
+    its profile. `known`, `after`: what lies between that many first and last steps is asked for, and speaks for no gap
+    but its own.
     """
+    length = values.shape[1]
     observed = np.isfinite(values)
     deviation = np.where(observed, values - profile, 0).astype(np.float32)
-    index = np.where(observed, np.arange(values.shape[1])[None, :, None], -1)
-    last = np.maximum.accumulate(index, axis=1)
+    speaks = observed.copy()
+    speaks[:, length if known is None else known : length - after] = False
+    step = np.arange(length)[None, :, None]
+    last = np.maximum.accumulate(np.where(observed, step, -1), axis=1)
+    if after:
+        later = np.maximum.accumulate(np.where(speaks, step, -1), axis=1)
+        last[:, length - after :] = later[:, length - after :]
     # Before the first value: the first one's deviation, which is 0 where none is.
-    first = np.argmax(observed[:, :known], axis=1)[:, None, :]
+    first = np.argmax(speaks, axis=1)[:, None, :]
     carried = np.take_along_axis(deviation, np.where(last < 0, first, last), axis=1)
     filled = np.where(observed, values, profile + carried).astype(np.float32)
     return filled, observed.astype(np.float32)
@@ -174,7 +185,7 @@ def prepare(values: Array, starts: Array, usual: Array, spec: Spec, known: int |
     times = window_times(starts, spec)
     if usual.ndim == 2:
         usual = profile_at(usual, times, spec)
-    filled, observed = fill(values, usual[:, : spec.context], known)
+    filled, observed = fill(values, usual[:, : spec.context], known, spec.after)
     centres = times[:, spec.patch // 2 :: spec.patch]
     moments = calendar.features(centres.reshape(-1), spec.timezone, spec.holidays).reshape(*centres.shape, -1)
     lead = np.broadcast_to(lead_features(spec), (*centres.shape, LEAD))

@@ -102,9 +102,12 @@ class Windows:
         return self._label[(rows + self.known)[:, None] + np.arange(self.spec.horizon)]
 
     def rows(self, split: str, stride: int) -> Array:
-        """First rows of windows whose asked steps lie in `split`, `stride` steps apart. Raises UserError if none."""
+        """First rows of windows whose asked and later steps lie in `split`, `stride` steps apart.
+
+        Raises UserError if there is none.
+        """
         lo, hi = self.series.splits[split]
-        first, last = lo - self.known, hi - self.known - self.spec.horizon
+        first, last = lo - self.known, hi - self.known - self.spec.horizon - self.spec.after
         if split == "train":
             # A window may begin before the data does, but half of it must be there.
             first = max(first, -self.known // 2)
@@ -113,7 +116,8 @@ class Windows:
             have = (hi - lo) * self.spec.step_s / 3600
             raise UserError(
                 f"{self.series.folder}: the {split} period has {have:.0f} h, too short for a horizon of "
-                f"{self.spec.horizon * self.spec.step_s / 3600:.0f} h; move the source's dates or shorten the horizon"
+                f"{(self.spec.horizon + self.spec.after) * self.spec.step_s / 3600:.0f} h; move the source's dates or "
+                "shorten the horizon"
             )
         return rows
 

@@ -1,7 +1,8 @@
 """Closed-form ridge over a window's readings and profile, pooled over channels: a baseline, and a model's anchor.
 
 All in the window's own units, see `normalise`: the answer is the profile's shape at the window's level, plus a linear
-map of the known readings [K], the profile there [K] and the profile ahead [H].
+map of the known readings [K], the profile there [K] and the profile of the asked steps [H]. What is known lies before
+the asked steps, and for a gap after them as well.
 """
 
 from collections.abc import Iterable
@@ -24,13 +25,15 @@ def normalise(values: Array, profile: Array, known: int, std: Array) -> tuple[Ar
     return level, usual_level, np.sqrt(0.5 * spread + 0.5 * std**2)
 
 
-def features(batch: dict[str, Array], known: int, horizon: int, n: int) -> tuple[Array, Array, Array, Array]:
-    """Inputs [B, n, 2K+H], profile ahead [B, n, H], level and scale [B, n, 1] of the first `n` channels."""
-    values, profile, std = batch["values"][..., :n], batch["profile"][..., :n], batch["std"][:n]
-    level, usual_level, scale = normalise(values, profile, known, std)
-    x, shape = (values - level) / scale, (profile - usual_level) / scale
-    usual = shape[:, known : known + horizon]
-    given = np.concatenate([x[:, :known], shape[:, :known], usual], axis=1)
+def features(
+    batch: dict[str, Array], known: int, horizon: int, n: int, after: int = 0
+) -> tuple[Array, Array, Array, Array]:
+    """Inputs [B, n, 2K+H], profile asked [B, n, H], level and scale [B, n, 1] of the first `n` channels."""
+    around = np.r_[:known, known + horizon : known + horizon + after]
+    values, profile, std = batch["values"][:, around, :n], batch["profile"][..., :n], batch["std"][:n]
+    level, usual_level, scale = normalise(values, profile[:, around], len(around), std)
+    usual = (profile[:, known : known + horizon] - usual_level) / scale
+    given = np.concatenate([(values - level) / scale, (profile[:, around] - usual_level) / scale, usual], axis=1)
     return given.transpose(0, 2, 1), usual.transpose(0, 2, 1), level.transpose(0, 2, 1), scale.transpose(0, 2, 1)
 
 
@@ -42,9 +45,12 @@ class Ridge:
     bias: Array
     noise: Array
     known: int
+    after: int = 0
 
     @classmethod
-    def fit(cls, train: Iterable[dict[str, Array]], validation: Iterable[dict[str, Array]], known: int) -> "Ridge":
+    def fit(
+        cls, train: Iterable[dict[str, Array]], validation: Iterable[dict[str, Array]], known: int, after: int = 0
+    ) -> "Ridge":
         """Solve on training batches; choose the penalty on validation.
 
         A batch has `values`, `profile`, `std` as in `core.windows.prepare`, and `truth` [B, H, n] with NaN for missing.
@@ -55,7 +61,7 @@ class Ridge:
         told: Any = 0.0
         count = 0
         for batch in train:
-            given, residual, seen, _ = _rows(batch, known)
+            given, residual, seen, _ = _rows(batch, known, after)
             whole = seen.mean(-1) > 0.5
             z = np.concatenate([given[whole], np.ones((int(whole.sum()), 1))], axis=1)
             gram, cross, count = gram + z.T @ z, cross + z.T @ residual[whole], count + len(z)
@@ -69,7 +75,7 @@ class Ridge:
         solutions = [vector @ (turned / (np.maximum(value, 0) + penalty)[:, None]) for penalty in PENALTIES]
         squares, points = np.zeros((len(PENALTIES), cross.shape[1])), np.zeros(cross.shape[1])
         for batch in validation:
-            given, residual, seen, unit = _rows(batch, known)
+            given, residual, seen, unit = _rows(batch, known, after)
             z = np.concatenate([given, np.ones((len(given), 1))], axis=1)
             for i, solution in enumerate(solutions):
                 squares[i] += (((z @ solution - residual) * unit) ** 2 * seen).sum(0)
@@ -79,21 +85,36 @@ class Ridge:
         if points.sum():
             noise = np.sqrt(squares[best] / np.maximum(points, 1))
         solution = solutions[best]
-        return cls(
-            solution[: size - 1].T.astype(np.float32), solution[-1].astype(np.float32), noise.astype(np.float32), known
-        )
+        weight, bias = solution[: size - 1].T.astype(np.float32), solution[-1].astype(np.float32)
+        return cls(weight, bias, noise.astype(np.float32), known, after)
 
     def predict(self, batch: dict[str, Array], n: int) -> Array:
         """Values of the next steps, [B, H, n], in the target's units."""
-        given, usual, level, scale = features(batch, self.known, len(self.bias), n)
+        given, usual, level, scale = features(batch, self.known, len(self.bias), n, self.after)
         return (level + scale * (given @ self.weight.T + self.bias + usual)).transpose(0, 2, 1)
 
 
-def _rows(batch: dict[str, Array], known: int) -> tuple[Array, Array, Array, Array]:
+def profile_noise(validation: Iterable[dict[str, Array]], known: int) -> Array:
+    """Root mean squared error a step of the profile itself, in each channel's long-run spread, float32 [H].
+
+    What `Ridge.noise` is for the ridge, for a model whose anchor is the profile. 1 where no step was read.
+    """
+    squares: Any = 0.0
+    points: Any = 0.0
+    for batch in validation:
+        truth = batch["truth"]
+        horizon, n = truth.shape[1:]
+        error = (truth - batch["profile"][:, known : known + horizon, :n]) / batch["std"][:n]
+        squares = squares + np.nansum(error**2, axis=(0, 2))
+        points = points + np.isfinite(error).sum((0, 2))
+    return np.where(points > 0, np.sqrt(squares / np.maximum(points, 1)), 1).astype(np.float32)
+
+
+def _rows(batch: dict[str, Array], known: int, after: int) -> tuple[Array, Array, Array, Array]:
     """A row a (window, channel): inputs, residual over the profile, whether seen, and scale ÷ usual scale."""
     truth = batch["truth"].transpose(0, 2, 1)
     b, n, horizon = truth.shape
-    given, usual, level, scale = features(batch, known, horizon, n)
+    given, usual, level, scale = features(batch, known, horizon, n, after)
     seen = np.isfinite(truth)
     residual = np.where(seen, (np.where(seen, truth, 0) - level) / scale - usual, 0)
     unit = np.broadcast_to(scale / scale.mean(), (b, n, 1)).reshape(b * n, 1)

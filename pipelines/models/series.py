@@ -175,9 +175,10 @@ class TaskModel(nn.Module):
     Before training it answers as its anchor does, the closed-form ridge (`pipelines.models.ridge`), and the early stop
     counts that as the first candidate: by the validation loss, training may only improve on it.
 
-    `reconstruct`: the asked steps are the window's last ones; each half of the channels is hidden there in turn, so
-    that a channel is judged by its own past and by its neighbours' present. The anchor is then the profile itself at
-    the channel's long-run level: one that follows the window would follow a lasting anomaly too.
+    `reconstruct`: the asked steps lie inside the window; each half of the channels is hidden there in turn, so that a
+    channel is answered by what it read around them and by its neighbours' present. Where nothing follows them, the
+    anchor is the profile itself at the channel's long-run level: one that follows the window would follow a lasting
+    anomaly too.
     """
 
     def __init__(self, backbone: Backbone, spec: Spec, outputs: int, reconstruct: bool = False) -> None:
@@ -185,8 +186,9 @@ class TaskModel(nn.Module):
         self.backbone, self.reconstruct, self.outputs = backbone, reconstruct, outputs
         self.cadence, self.patch, self.context, self.horizon = spec.cadence, spec.patch, spec.context, spec.horizon
         self.asked, self.known = spec.future // spec.patch, known_steps(spec, reconstruct)
+        self.after, self.follows = spec.after, spec.after > 0 or not reconstruct
         self.head = nn.Linear(backbone.width, spec.patch * outputs)
-        self.anchor = nn.Linear(2 * self.known + spec.horizon, spec.horizon)
+        self.anchor = nn.Linear(2 * (self.known + self.after) + spec.horizon, spec.horizon)
         for layer in (self.head, self.anchor):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -199,23 +201,25 @@ class TaskModel(nn.Module):
 
         values, observed: [B, context, N]; profile: [B, context + future, N]; the rest as in `Backbone.forward`.
         """
-        if self.reconstruct:
+        if self.follows:
+            level, usual_level, scale = normalise(self._around(values), self._around(profile), self.context, std)
+        else:
             level = torch.zeros_like(values[:, :1]) + mean
             usual_level, scale = level, torch.zeros_like(level) + std
-        else:
-            level, usual_level, scale = normalise(values, profile, self.known, std)
         x, shape = (values - level) / scale, (profile - usual_level) / scale
         window = window_features(level, scale, mean, std)
         usual = shape[:, self.known : self.known + self.horizon]
         anchor = level + scale * usual
-        if not self.reconstruct:
-            given = torch.cat([x, shape], dim=1)[:, : 2 * self.known + self.horizon].transpose(1, 2)
+        if self.follows:
+            given = torch.cat([self._around(x), self._around(shape), usual], dim=1).transpose(1, 2)
             anchor = anchor + scale * self.anchor(given).transpose(1, 2)
 
         who = (place, kind, sensor)
         if self.reconstruct:
             shape, calendar = shape[:, : self.context], calendar[:, : self.context // self.patch]
-            late = (torch.arange(self.context, device=x.device) >= self.known).to(x.dtype)[None, :, None]
+            step = torch.arange(self.context, device=x.device)
+            inside = (step >= self.known) & (step < self.context - self.after)
+            late = inside.to(x.dtype)[None, :, None]
             odd = (torch.arange(x.shape[2], device=x.device) % 2).to(x.dtype)[None, None, :]
             tokens = torch.zeros((), dtype=x.dtype, device=x.device)
             for turn in (odd, 1 - odd):
@@ -226,7 +230,15 @@ class TaskModel(nn.Module):
             ahead = torch.zeros_like(shape[:, self.context :])
             x, observed = torch.cat([x, ahead], dim=1), torch.cat([observed, ahead], dim=1)
             tokens = self.backbone(self.cadence, x, observed, shape, window, calendar, *who)
-        asked = tokens[:, :, -self.asked :]
+        first = tokens.shape[2] - self.asked - self.after // self.patch
+        asked = tokens[:, :, first : first + self.asked]
         b, n = asked.shape[:2]
         raw = self.head(asked).reshape(b, n, self.asked * self.patch, self.outputs)
         return anchor, raw.transpose(1, 2)[:, : self.horizon], scale
+
+    def _around(self, values: Tensor) -> Tensor:
+        """The steps [B, K, N] that are known: before the asked ones and, inside a window, after them."""
+        before = values[:, : self.known]
+        if not self.after:
+            return before
+        return torch.cat([before, values[:, self.context - self.after : self.context]], dim=1)
