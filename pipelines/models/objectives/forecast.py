@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.core import metrics
+from pipelines.core.windows import Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,6 +14,9 @@ LEVELS = (0.1, 0.5, 0.9)
 NAMES = ("q0.1", "q0.5", "q0.9", "mean")
 PRIMARY, HIGHER_IS_BETTER = "mae", False
 MODEL_ONLY = ("pinball", "coverage80")
+ACT, WHEN = "forecasts", "for the next"
+RECONSTRUCT, BOTH_SIDES, ANCHOR = False, False, "ridge"
+CALIBRATION: tuple[str, ...] = ("spread",)
 Array = np.ndarray[Any, Any]
 
 
@@ -66,14 +70,34 @@ def from_values(values: Array, aux: dict[str, Any]) -> Array:
     return np.repeat(values[..., None], len(NAMES), axis=-1)
 
 
-def score(answer: Array, truth: Array, aux: dict[str, Any]) -> dict[str, float]:
-    """MAE of the median, RMSE of the mean, pinball loss and coverage of the 80 % interval."""
+def baselines(batch: dict[str, Array], spec: Spec, known: int, n: int) -> dict[str, Array]:
+    """The last value, which a gap before it brings up to date (`core.windows.fill`), and the profile; [B, H, n]."""
     return {
+        "last_value": np.repeat(batch["values"][:, known - 1 : known, :n], spec.horizon, axis=1),
+        "profile": batch["profile"][:, known : known + spec.horizon, :n],
+    }
+
+
+def score(answer: Array, truth: Array, aux: dict[str, Any]) -> dict[str, float]:
+    """MAE of the median, RMSE of the mean, pinball loss; coverage and mean width of the 80 % interval.
+
+    With aux["naive"] [n], the mean error of the seasonal naive forecast over the training period, MASE (Hyndman and
+    Koehler, 2006); with aux["std"] [n], errors on values divided by the training period's spread, as benchmarks report.
+    """
+    found = {
         "mae": metrics.regression(answer[..., 1], truth)["mae"],
         "rmse": metrics.regression(answer[..., 3], truth)["rmse"],
         "pinball": metrics.pinball(answer[..., :3], truth, LEVELS),
         "coverage80": metrics.coverage(answer[..., 0], answer[..., 2], truth),
+        "width80": metrics.mean_over(answer[..., 2] - answer[..., 0], np.isfinite(truth)),
     }
+    if "naive" in aux:
+        known = np.where(np.isfinite(aux["naive"]), truth, np.nan)
+        found["mase"] = metrics.regression(answer[..., 1] / aux["naive"], known / aux["naive"])["mae"]
+    if "std" in aux:
+        found["mae_standardised"] = metrics.regression(answer[..., 1] / aux["std"], truth / aux["std"])["mae"]
+        found["mse_standardised"] = metrics.regression(answer[..., 3] / aux["std"], truth / aux["std"])["rmse"] ** 2
+    return found
 
 
 def errors(answer: Array, truth: Array, aux: dict[str, Any]) -> Array:
