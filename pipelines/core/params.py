@@ -428,6 +428,8 @@ class Finetune(Trainer):
 
     method: Literal["full", "head"] = "full"
     scratch: bool = False
+    head: Literal["vae"] | None = None
+    """anomaly: a variational autoencoder in place of the masked reconstruction."""
 
 
 class Evaluate(Model):
@@ -449,7 +451,7 @@ class Task(Model):
 
     department: str
     question: str
-    objective: Literal["forecast", "classify", "anomaly"]
+    objective: Literal["forecast", "impute", "classify", "anomaly"]
     backbone: Name
     target: Select
     inputs: tuple[Select, ...] = ()
@@ -468,6 +470,8 @@ class Task(Model):
             raise ValueError("`classes` belongs to objective classify, and it needs them")
         if self.label and self.objective != "anomaly":
             raise ValueError("`label` belongs to objective anomaly")
+        if self.finetune.head and self.objective != "anomaly":
+            raise ValueError("`finetune.head` belongs to objective anomaly")
         return self
 
 

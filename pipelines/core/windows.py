@@ -53,10 +53,20 @@ class Spec:
         return -(-self.horizon // self.patch) * self.patch
 
     @classmethod
-    def of(cls, step_s: int, context: int, horizon: int, timezone: str, holidays: tuple[str, ...] = ()) -> "Spec":
-        """A spec whose context is rounded up to whole patches."""
+    def of(
+        cls,
+        step_s: int,
+        context: int,
+        horizon: int,
+        timezone: str,
+        holidays: tuple[str, ...] = (),
+        both_sides: bool = False,
+    ) -> "Spec":
+        """A spec whose context is rounded up to whole patches; `both_sides`: with the asked steps in its middle."""
         patch = patch_for(step_s)[1]
-        return cls(step_s, -(-context // patch) * patch, horizon, timezone, holidays)
+        whole = -(-context // patch)
+        rest = whole - -(-horizon // patch) if both_sides else 0
+        return cls(step_s, whole * patch, horizon, timezone, holidays, max(0, rest // 2) * patch)
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "holidays": list(self.holidays)}

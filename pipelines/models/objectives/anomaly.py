@@ -4,35 +4,22 @@ The answer is the reconstruction's quantiles; the score of a reading is how far 
 the latest steps; an alarm is a score above the threshold chosen on validation.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipelines.core import metrics
 from pipelines.models.objectives import forecast
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-NAMES = ("q0.1", "q0.5", "q0.9", "mean")
 PRIMARY, HIGHER_IS_BETTER = "average_precision", True
 MODEL_ONLY = ()
+ACT, WHEN = "raises an alarm about", "over the latest"
+RECONSTRUCT, BOTH_SIDES, ANCHOR = True, False, "profile"
+CALIBRATION: tuple[str, ...] = ("spread", "alarm")
 Array = np.ndarray[Any, Any]
 
-names, outputs = forecast.names, forecast.outputs
-truth, from_values = forecast.truth, forecast.from_values
-
-
-def answer(anchor: "Tensor", raw: "Tensor", scale: "Tensor", aux: dict[str, Any]) -> "Tensor":
-    """As a forecast's: quantiles that cannot cross."""
-    return forecast.answer(anchor, raw, scale, aux)
-
-
-def loss(
-    answer: "Tensor", truth: "Tensor", seen: "Tensor", unit: "Tensor", aux: dict[str, Any]
-) -> tuple["Tensor", "Tensor"]:
-    """As a forecast's."""
-    return forecast.loss(answer, truth, seen, unit, aux)
+names, outputs, answer, loss = forecast.names, forecast.outputs, forecast.answer, forecast.loss
+truth, from_values, baselines = forecast.truth, forecast.from_values, forecast.baselines
 
 
 def choose(score: Array, label: Array | None, rate: float = 0.005) -> float:

@@ -5,13 +5,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.core import metrics
+from pipelines.models.objectives import forecast
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PRIMARY, HIGHER_IS_BETTER = "macro_f1", True
 MODEL_ONLY = ("log_loss",)
+ACT, WHEN = "tells the class of", "for the next"
+RECONSTRUCT, BOTH_SIDES, ANCHOR = False, False, "ridge"
+CALIBRATION: tuple[str, ...] = ("decision",)
 Array = np.ndarray[Any, Any]
+
+baselines = forecast.baselines
 
 
 def names(aux: dict[str, Any]) -> tuple[str, ...]:
