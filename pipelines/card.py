@@ -14,6 +14,7 @@ from pipelines.core import files, log, params
 from pipelines.core.errors import UserError
 from pipelines.core.params import Params, Source, Task
 from pipelines.core.paths import Paths
+from pipelines.models import objectives
 from pipelines.release import bundle
 
 FORMAT = 1
@@ -29,12 +30,6 @@ NAMES = {
 _HIGHER = ("accuracy", "macro_f1", "f1", "precision", "recall", "auroc", "average_precision")
 _NO_ORDER = ("coverage", "bias", "alarm_rate")
 """More is neither better nor worse."""
-_ACT = {
-    "forecast": "forecasts",
-    "classify": "tells the class of",
-    "anomaly": "raises an alarm about",
-}
-_WHEN = {"forecast": "for the next", "classify": "for the next", "anomaly": "over the latest"}
 
 
 @dataclass(frozen=True)
@@ -211,14 +206,14 @@ def first_line(facts: Facts) -> str:
 
 
 def _what(facts: Facts) -> str:
-    task, target = facts.task, facts.sources[facts.task.target.source]
+    task, target, objective = facts.task, facts.sources[facts.task.target.source], objectives.of(facts.task)
     sensors = len({c["sensor"] for c in facts.config["channels"] if c["role"] == "target"})
     kinds = " and ".join(f"{k} ({target.kinds[k].unit})" for k in facts.kinds)
     inputs = "; ".join(f"`{source}` ({', '.join(chosen)})" for source, chosen in facts.inputs.items())
     lines = [
-        f"For the **{task.department}** department of {facts.city}. {facts.name} {_ACT[task.objective]} {kinds} at "
+        f"For the **{task.department}** department of {facts.city}. {facts.name} {objective.ACT} {kinds} at "
         f"{sensors} sensors of `{task.target.source}` ({target.about or target.department}), in steps of "
-        f"{_span(target.step)} {_WHEN[task.objective]} {_span(task.horizon)}, from {_span(task.context)} of readings"
+        f"{_span(target.step)} {objective.WHEN} {_span(task.horizon)}, from {_span(task.context)} of readings"
         f"{f' and from {inputs}' if inputs else ''}.",
     ]
     if task.classes:

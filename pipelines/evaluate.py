@@ -37,7 +37,7 @@ def run(key: str, *, root: Path = Path()) -> None:
                 f"{paths.task(key)}: this bundle reads other channels than {paths.joined(key)}; run finetune again"
             )
         answers = _answers(task, predictor, data)
-        judge = _anomaly if task.objective == "anomaly" else _forecast
+        judge = _anomaly if "alarm" in objectives.of(task).CALIBRATION else _forecast
         report = judge(key, task, predictor, data, answers, paths.plots("evaluate", key))
         files.write_json(paths.metrics("evaluate", key), report)
         primary = report["primary"]
@@ -53,8 +53,8 @@ def _answers(task: Task, predictor: Predictor, data: Windows) -> dict[str, Answe
         data.batches(spread_out(train, FIT_WINDOWS), 64),
         list(data.batches(spread_out(held, HELD_WINDOWS), 64)),
         data.known,
+        data.spec.after,
     )
-    known, horizon = data.known, data.spec.horizon
 
     def in_parts(one: Callable[[dict[str, Array]], Array]) -> Answer:
         def answer(rows: Array) -> Array:
@@ -68,8 +68,8 @@ def _answers(task: Task, predictor: Predictor, data: Windows) -> dict[str, Answe
 
     return {
         "model": model,
-        "last_value": in_parts(lambda b: np.repeat(b["values"][:, known - 1 : known, :n], horizon, axis=1)),
-        "profile": in_parts(lambda b: b["profile"][:, known : known + horizon, :n]),
+        "last_value": in_parts(lambda b: objective.baselines(b, data.spec, data.known, n)["last_value"]),
+        "profile": in_parts(lambda b: objective.baselines(b, data.spec, data.known, n)["profile"]),
         "ridge": in_parts(lambda b: ridge.predict(b, n)),
     }
 
@@ -124,7 +124,7 @@ def _forecast(
     files.write_json(plots / "by_step.json", by_step)
     figures.by_step(plots / "by_step.png", by_step, objective.PRIMARY)
     figures.by_hour(plots / "by_hour.png", errors, issued, data)
-    if task.objective == "forecast":
+    if "decision" not in objective.CALIBRATION:
         figures.example(plots / "example.png", given["model"], values, issued, data)
     else:
         figures.confusion(

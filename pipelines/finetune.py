@@ -10,6 +10,7 @@ from pipelines.core.errors import UserError
 from pipelines.core.params import Params, Task
 from pipelines.core.paths import Paths
 from pipelines.core.windows import Spec
+from pipelines.models import objectives
 from pipelines.models.data import Windows
 from pipelines.release import bundle
 
@@ -68,19 +69,22 @@ def task_windows(city: Params, task: Task, folder: Path) -> Windows:
     if not (folder / "roles.json").exists():
         raise UserError(f"{folder}: no joined data; run `cityloop join {folder.name}` first")
     source = city.source(task.target.source)
+    objective = objectives.of(task)
     spec = Spec.of(
         int(source.step.total_seconds()),
         task.context // source.step,
         task.horizon // source.step,
         city.timezone(task.target.source),
         city.city.holidays,
+        objective.BOTH_SIDES,
     )
-    if task.objective == "anomaly" and spec.horizon != spec.future:
+    if objective.RECONSTRUCT and spec.horizon != spec.future:
         hours = spec.patch * spec.step_s / 3600
         raise UserError(
-            f"tasks.{folder.name}.horizon: give a multiple of {hours:g} h: readings are judged so many at once"
+            f"tasks.{folder.name}.horizon: give a multiple of {hours:g} h: readings are answered so many at once"
         )
-    data = Windows.of_task(folder, spec, task.objective == "anomaly")
-    if data.known < spec.patch:
-        raise UserError(f"tasks.{folder.name}.context: too short for its horizon; give at least twice the horizon")
+    data = Windows.of_task(folder, spec, objective.RECONSTRUCT)
+    if data.known < spec.patch or (objective.BOTH_SIDES and not spec.after):
+        least = "three times" if objective.BOTH_SIDES else "twice"
+        raise UserError(f"tasks.{folder.name}.context: too short for its horizon; give at least {least} the horizon")
     return data

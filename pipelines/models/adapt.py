@@ -12,7 +12,7 @@ from torch import Tensor
 from pipelines.core.params import Task
 from pipelines.models import export, lit, objectives, vocabulary
 from pipelines.models.data import Windows, spread_out, strangers
-from pipelines.models.ridge import Ridge
+from pipelines.models.ridge import Ridge, profile_noise
 from pipelines.models.series import Backbone, Config, TaskModel
 
 Array = np.ndarray[Any, Any]
@@ -41,7 +41,7 @@ class Adaptation:
     @classmethod
     def prepare(cls, task: Task, data: Windows, config: dict[str, Any], weights: Path | None) -> "Adaptation":
         """The model before training: it answers as its anchor does, see `TaskModel`. `weights` None: a new backbone."""
-        objective = objectives.load(task.objective)
+        objective = objectives.of(task)
         torch.manual_seed(task.finetune.seed)
         backbone = Backbone(Config.from_json(config))
         if weights is not None:
@@ -55,21 +55,24 @@ class Adaptation:
             "unit": units(data),
         }
         train, held = data.rows("train", 1), data.rows("validation", 1)
-        ridge = Ridge.fit(
-            data.batches(spread_out(train, FIT_WINDOWS), 64),
-            list(data.batches(spread_out(held, HELD_WINDOWS), 64)),
-            data.known,
-        )
-        aux: dict[str, Any] = {"noise": ridge.noise}
+        held_batches = list(data.batches(spread_out(held, HELD_WINDOWS), 64))
+        ridge = None
+        if objective.ANCHOR == "ridge":
+            fit = data.batches(spread_out(train, FIT_WINDOWS), 64)
+            ridge = Ridge.fit(fit, held_batches, data.known, data.spec.after)
+        aux: dict[str, Any] = {"noise": ridge.noise if ridge else profile_noise(held_batches, data.known)}
         if task.classes:
             aux |= {"names": list(task.classes.names), "edges": list(task.classes.edges)}
-        model = TaskModel(backbone, data.spec, objective.outputs(aux), data.reconstruct)
-        if not data.reconstruct:
+        if hasattr(objective, "network"):
+            model = objective.network(backbone, data.spec, aux)
+        else:
+            model = TaskModel(backbone, data.spec, objective.outputs(aux), data.reconstruct)
+            # The anchor is already the best of its kind; a few noisy steps would only spoil it.
+            model.anchor.requires_grad_(False)
+        if ridge:
             with torch.no_grad():
                 model.anchor.weight.copy_(torch.from_numpy(ridge.weight))
                 model.anchor.bias.copy_(torch.from_numpy(ridge.bias))
-        # The anchor is already the best of its kind; a few noisy steps would only spoil it.
-        model.anchor.requires_grad_(False)
         if task.finetune.method == "head":
             backbone.requires_grad_(False)
         return cls(task, data, objective, model, aux, channels)
@@ -82,7 +85,11 @@ class Adaptation:
         def draw(step: int, part: int, parts: int) -> dict[str, Tensor]:
             rng = np.random.default_rng([settings.seed, step])
             chosen = rng.choice(rows, settings.batch)
-            return self._batch(chosen[part::parts], rng, training=True)
+            batch = self._batch(chosen[part::parts], rng, training=True)
+            if hasattr(self.objective, "draw"):
+                epsilon = self.objective.draw(rng, self.model, settings.batch, batch["values"].shape[-1])
+                batch["epsilon"] = torch.from_numpy(epsilon[part::parts])
+            return batch
 
         held_rows = spread_out(data.rows("validation", 1), HELD_WINDOWS)
         rng = np.random.default_rng(settings.seed)
@@ -106,7 +113,8 @@ class Adaptation:
 
     def _loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         n = batch["truth"].shape[-1]
-        anchor, raw, scale = self.model(*(batch[k] for k in export.INPUTS if k != "reference"))
+        given = [batch[k] for k in (*export.INPUTS, "epsilon") if k != "reference" and k in batch]
+        anchor, raw, scale = self.model(*given)
         aux = {**self.torch_aux(), "reference": batch["reference"][:n]}
         answer = self.objective.answer(anchor[..., :n], raw[:, :, :n], scale[..., :n], aux)
         loss: tuple[Tensor, Tensor] = self.objective.loss(answer, batch["truth"], batch["seen"], batch["unit"][:n], aux)

@@ -83,11 +83,11 @@ def _calibrate(
 
     rows = spread_out(data.rows("validation", 1), CALIBRATE_WINDOWS)
     truth = np.concatenate([b["truth"] for b in data.batches(rows, 64)])
-    if adapted.task.objective == "classify":
+    if "decision" in adapted.objective.CALIBRATION:
         aux = {**adapted.aux, "reference": adapted.channels["reference"][: data.targets]}
         return {"decision": adapted.objective.decide(plain(rows), adapted.objective.truth(truth, aux))}, None
     spread = conformal(plain(rows), truth)
-    if adapted.task.objective != "anomaly":
+    if "alarm" not in adapted.objective.CALIBRATION:
         return {"spread": spread}, None
 
     def answer(rows: Array) -> Array:

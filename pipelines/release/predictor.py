@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.core import windows
-from pipelines.core.answers import calibrated, misfit, smooth
+from pipelines.core.answers import calibrated, columns, more
 from pipelines.core.errors import UserError
 from pipelines.core.windows import Spec
 from pipelines.release import bundle
@@ -60,6 +60,11 @@ class Predictor:
         return tuple(self.config["names"])
 
     @property
+    def columns(self) -> dict[str, str]:
+        """Columns of `predict_rows` and their types, as `core.answers.columns` has them."""
+        return columns(self.config["objective"], self.names)
+
+    @property
     def channels(self) -> list[dict[str, Any]]:
         """All channels the model reads; the first `targets` are answered."""
         return list(self.config["channels"])
@@ -101,9 +106,8 @@ class Predictor:
         """Long readings in, long answers out.
 
         rows: `time` (UTC datetime64), `sensor`, `kind`, `value`, equally long; the window ends with the newest step of
-        which a target was read. Returns `time`, `sensor`, `kind` and one array a name of `names`; a classifier adds
-        `class`, an anomaly model `score` and `alarm`, of which the last step's are the settled ones. Sensors the model
-        does not know are ignored, absent ones count as missing. Raises UserError when no target was read.
+        which a target was read. Returns the `columns`, a row a step and target. Sensors the model does not know are
+        ignored, absent ones count as missing. Raises UserError when no target was read.
         """
         step = np.timedelta64(self.spec.step_s, "s")
         values, start = self.window(rows)
@@ -112,20 +116,13 @@ class Predictor:
         first = start + known * step
         horizon, n = answer.shape[:2]
         asked = self.channels[:n]
-        more: dict[str, Array] = {}
-        if "decision" in self.tables:
-            more["class"] = np.array(self.names)[(answer * self.tables["decision"]).argmax(-1)].reshape(-1)
-        if self.config.get("alarm"):
-            given = values[0, known : known + horizon, :n]
-            score = misfit(answer[None], given[None], self.tables["misfit"])[0]
-            score = smooth(score, int(self.config["alarm"]["span"])).reshape(-1)
-            more = {"score": score, "alarm": score > self.config["alarm"]["threshold"]}
+        given = values[0, known : known + horizon, :n]
         return {
             "time": np.repeat(first + np.arange(horizon) * step, n),
             "sensor": np.tile(np.array([c["sensor"] for c in asked]), horizon),
             "kind": np.tile(np.array([c["kind"] for c in asked]), horizon),
             **{name: answer[..., i].reshape(-1) for i, name in enumerate(self.names)},
-            **more,
+            **{k: v.reshape(-1) for k, v in more(self.config, self.tables, answer, given).items()},
         }
 
     def window(self, rows: dict[str, Array]) -> tuple[Array, np.datetime64]:

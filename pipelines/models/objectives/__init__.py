@@ -20,7 +20,7 @@
 A sibling whose network is not `models.series.TaskModel` also has
 
     network(backbone, spec, aux) -> Module          called as a TaskModel is, with `epsilon` after it where there is one
-    draw(rng, batch) -> more of a training batch    what the network learns from beside readings: `epsilon`
+    draw(rng, network, windows, channels) -> epsilon    the noise it is trained with, of all windows of a step
 
 `aux` holds what an objective needs beside readings: class names and edges, reference [n], noise [H], ….
 What a row answer holds is `core.answers.MORE`. torch is imported inside the functions that use it, so that scoring
