@@ -384,12 +384,17 @@ class Trainer(Model):
     batch: Positive = 16
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     patience: Positive = 4
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    """The gradient's norm at most; 0: as it is."""
     seed: int = 0
+    accumulate: Positive = 1
+    """A step's batch in so many parts, one after the other: less memory, the same training."""
+    compile: bool = False
     accelerator: str = "auto"
     devices: Positive | Literal["auto"] = 1
     nodes: Positive = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
 
 
 class Backbone(Model):
