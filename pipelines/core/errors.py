@@ -16,6 +16,12 @@ class BrokenBatch(UserError):
     exit_code = 3
 
 
+class Interrupted(UserError):
+    """The work was asked to stop and did, in a state from which it can go on. Exit code 143, as of SIGTERM."""
+
+    exit_code = 143
+
+
 def nearest(word: str, valid: Iterable[str]) -> str:
     """A hint such as `did you mean 'horizon'?`, or the list of valid words when none is near."""
     words = sorted(valid)
