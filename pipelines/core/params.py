@@ -398,9 +398,13 @@ class Trainer(Model):
 
 
 class Backbone(Model):
-    """A model pretrained without labels on every source of one modality."""
+    """A model pretrained without labels on every source of one modality.
+
+    `family` cnn or lstm, for comparison: trained, adapted and served alike, but channels do not meet in them.
+    """
 
     modality: Literal["series", "image", "text"] = "series"
+    family: Literal["transformer", "cnn", "lstm"] = "transformer"
     size: Literal["tiny", "small", "base", "large"] = "tiny"
     corpus: Corpus = Corpus()
     pretrain: Trainer = Trainer()
@@ -429,12 +433,37 @@ class Classes(Model):
 
 
 class Finetune(Trainer):
-    """`head`: the backbone stays frozen. `scratch`: no pretrained weights, for comparison."""
+    """How a backbone, or the bundle named by `init`, is adapted to a task."""
 
-    method: Literal["full", "head"] = "full"
+    method: Literal["full", "head", "lora", "adalora"] = "full"
+    """What is trained: all, the head alone, or the head and low-rank adapters of the backbone."""
+    rank: Positive = 1
+    """Of an adapter; adalora: the mean rank it ends with."""
+    freeze: Annotated[int, Field(ge=0)] = 0
+    """So many lowest blocks, and with the first the embeddings, stay as they are."""
+    labels: Annotated[float, Field(gt=0)] = 1.0
+    """How much of the training period answers are learnt from, its latest part: a share up to 1, or a count of
+    windows."""
     scratch: bool = False
+    """No pretrained weights, for comparison."""
+    init: Sha256 | None = None
+    """A bundle in the store, by its digest: go on from its weights, learning from what came after its training."""
+    replay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each batch drawn from what `init` was trained on."""
+    l2_to_start: Annotated[float, Field(ge=0)] = 0.0
+    """Pull towards the weights that training starts from."""
     head: Literal["vae"] | None = None
     """anomaly: a variational autoencoder in place of the masked reconstruction."""
+
+    @model_validator(mode="after")
+    def _start(self) -> "Finetune":
+        if self.labels > 1 and self.labels % 1:
+            raise ValueError(f"labels: {self.labels:g} is neither a share up to 1 nor a whole number of windows")
+        if self.scratch and (self.init or self.l2_to_start):
+            raise ValueError("scratch starts from nothing; leave out init and l2_to_start")
+        if self.replay and not self.init:
+            raise ValueError("replay is of what `init` was trained on; name that bundle's digest, or leave replay out")
+        return self
 
 
 class Evaluate(Model):
