@@ -14,6 +14,7 @@ known by its month's end, so a sensor added later widens later chunks and leaves
 """
 
 import datetime as dt
+import mmap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,11 +41,15 @@ CHANNELS = pa.schema(
 )
 
 Array = np.ndarray[Any, Any]
+RESIDENT = 32 << 20
+"""Bytes of memory-mapped chunks that reading may keep in memory: resident memory does not grow with the history."""
+FAULT = 1 << 16
+"""What the system maps in around a byte that is read."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Read side of a grid folder. `read` touches only the chunks it needs."""
+    """Read side of a grid folder. `read` and `gather` touch only the chunks they need, and keep little of them."""
 
     folder: Path
     start: np.datetime64
@@ -124,7 +129,42 @@ class Series:
             elif x < y and columns is not None:
                 known = columns[columns < values.shape[1]]
                 out[x - lo : y - lo, : len(known)] = values[x - a : y - a, known]
+            if x < y:
+                self._touched(y - x, values.shape[1] * values.itemsize)
         return out
+
+    def gather(self, rows: Array, columns: Array) -> Array:
+        """Rows of any shape [...] as float32 [..., K] of the channels `columns` (int [K], ascending), as `read` does."""
+        flat = rows.reshape(-1)
+        out = np.full((len(flat), len(columns)), np.nan, np.float32)
+        of = np.searchsorted(self._ends, flat, side="right")
+        for i in np.unique(of[(flat >= 0) & (flat < self.length)]).tolist():
+            values, here = self._maps[i], np.flatnonzero((of == i) & (flat >= 0))
+            known = columns[: np.searchsorted(columns, values.shape[1])]
+            index = flat[here] - self.chunks[i][1]
+            # Of few channels single values are picked, of many whole rows are.
+            few = 4 * len(known) < values.shape[1]
+            found = values[index[:, None], known] if few else values[index][:, known]
+            out[here, : len(known)] = found
+            row = values.shape[1] * values.itemsize
+            self._touched(len(np.unique(index)), min(row, len(known) * FAULT) if few else row)
+        return out.reshape(*rows.shape, len(columns))
+
+    @cached_property
+    def _ends(self) -> Array:
+        return np.array([b for _, _, b in self.chunks])
+
+    @cached_property
+    def _resident(self) -> list[int]:
+        return [0]
+
+    def _touched(self, rows: int, row: int) -> None:
+        """Let go of the mapped pages once `rows` more of `row` bytes each make them too many."""
+        self._resident[0] += rows * row
+        if self._resident[0] > RESIDENT:
+            for values in self._maps:
+                values._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+            self._resident[0] = 0
 
 
 def months(start: dt.datetime, step: dt.timedelta, length: int) -> list[tuple[str, int, int]]:
