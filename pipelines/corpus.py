@@ -20,7 +20,6 @@ from pipelines.core.params import Source
 from pipelines.core.paths import Paths
 
 Array = np.ndarray[Any, Any]
-BLOCK = 8192
 
 
 def run(key: str, *, root: Path = Path()) -> None:
@@ -60,8 +59,8 @@ def _open(folder: Path, source: str) -> grid.Series:
 def _columns(series: grid.Series, cut: int) -> Array:
     """The channels, int [K] ascending, that are no labels and have a value before row `cut`."""
     seen = np.zeros(len(series.channels), bool)
-    for lo in range(0, cut, BLOCK):
-        seen |= np.isfinite(series.read(lo, min(lo + BLOCK, cut))).any(0)
+    for lo in range(0, cut, series.block):
+        seen |= np.isfinite(series.read(lo, min(lo + series.block, cut))).any(0)
     return np.flatnonzero(seen & ~np.array(series.channels["label"].to_pylist(), bool))
 
 

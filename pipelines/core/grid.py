@@ -98,6 +98,11 @@ class Series:
         return [np.load(self.folder / file, mmap_mode="r", allow_pickle=False) for file, _, _ in self.chunks]
 
     @property
+    def block(self) -> int:
+        """How many rows at a time to look at all there is: few MB of many channels."""
+        return min(8192, max(64, (1 << 22) // max(1, len(self.channels))))
+
+    @property
     def step_s(self) -> int:
         return int(self.step / np.timedelta64(1, "s"))
 
@@ -134,7 +139,7 @@ class Series:
         return out
 
     def gather(self, rows: Array, columns: Array) -> Array:
-        """Rows of any shape [...] as float32 [..., K] of the channels `columns` (int [K], ascending), as `read` does."""
+        """Rows of any shape [...] as float32 [..., K] of the channels `columns` (int [K], ascending), as `read`."""
         flat = rows.reshape(-1)
         out = np.full((len(flat), len(columns)), np.nan, np.float32)
         of = np.searchsorted(self._ends, flat, side="right")
@@ -250,12 +255,13 @@ def _naive(when: dt.datetime) -> np.datetime64:
     return np.datetime64(when.astimezone(dt.UTC).replace(tzinfo=None), "s")
 
 
-def training_scalers(series: Series, block: int = 8192) -> Array:
+def training_scalers(series: Series, block: int | None = None) -> Array:
     """Mean and standard deviation a channel over the training split, float32 [2, N], reading `block` rows at a time.
 
     A channel without training data takes the mean over channels of its kind, or 0 and 1; a constant one gets 1.
     """
     lo, hi = series.splits["train"]
+    block = series.block if block is None else block
     n = len(series.channels)
     count, total, square = np.zeros(n), np.zeros(n), np.zeros(n)
     # Sums run on the distance from each channel's first value: squares of large offsets would cancel badly.
