@@ -36,19 +36,19 @@ def run(key: str, *, root: Path = Path()) -> None:
 
         adapted = Adaptation.prepare(task, data, config, None if task.finetune.scratch else weights)
         keep = adapted.train(f"finetune {key}")
-        contents, alarm = package.contents(adapted)
+        contents, chosen = package.contents(adapted)
         about = {
             "task": key,
             "department": task.department,
             "question": task.question,
             "target": task.target.model_dump(),
-            "inputs": [chosen.model_dump() for chosen in task.inputs],
+            "inputs": [more.model_dump() for more in task.inputs],
             "backbone": {
                 **config,
                 "name": task.backbone,
                 "sha256": "scratch" if task.finetune.scratch else files.sha256_file(weights),
             },
-            "alarm": alarm,
+            **chosen,
         }
         contents["config.json"] = files.to_json({**package.describe(adapted), **about})
         digest = bundle.write(paths.task(key), contents)

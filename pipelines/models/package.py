@@ -8,6 +8,7 @@ import torch
 from safetensors.numpy import save
 from safetensors.torch import save as save_torch
 
+from pipelines.core import metrics
 from pipelines.core.answers import calibrated
 from pipelines.models import detect, export
 from pipelines.models.data import spread_out
@@ -16,17 +17,49 @@ if TYPE_CHECKING:
     from pipelines.models.adapt import Adaptation
 
 Array = np.ndarray[Any, Any]
+Ask = Callable[[Array], Array]
+"""First rows of windows → the graph's own answers [B, H, targets, names]."""
 GOLDEN = 2
 CALIBRATE_WINDOWS = 192
 """Validation windows that intervals and decisions are calibrated on."""
+WORSE, SMALLER = 0.01, 0.75
+"""An int8 graph pays if on validation its main metric is at most so much worse, and its size at most such a share."""
 
 
-def contents(adapted: "Adaptation") -> tuple[dict[str, bytes], dict[str, float] | None]:
-    """The bundle's files but for its config, and the alarm settings of an anomaly task.
+def contents(adapted: "Adaptation") -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The bundle's files but for its config, and what belongs there: `alarm` settings, what int8 costs and gains.
 
     Raises RuntimeError when ONNX Runtime and torch disagree on the golden inputs.
     """
+    data = adapted.data
     adapted.model.cpu()
+    graph, golden = _graph(adapted)
+    ask = _asker(adapted, graph)
+    rows = spread_out(data.rows("validation", 1), CALIBRATE_WINDOWS)
+    answer, truth = ask(rows), np.concatenate([b["truth"] for b in data.batches(rows, 64)])
+    chosen, alarm = _calibrate(adapted, ask, answer, truth)
+    channels = {k: v for k, v in adapted.channels.items() if k != "unit"}
+    tables = {"profile": data.profile, **channels, "noise": adapted.aux["noise"], **chosen}
+    made = {
+        "model.onnx": graph,
+        "weights.safetensors": save_torch({k: v.contiguous() for k, v in adapted.model.state_dict().items()}),
+        "tables.safetensors": save({k: np.ascontiguousarray(v) for k, v in tables.items()}),
+        "golden.safetensors": save(golden),
+    }
+    int8 = export.to_int8(graph, [w.detach().numpy() for k, w in adapted.model.named_parameters() if "anchor" in k])
+    aux = {**adapted.aux, "reference": adapted.channels["reference"][: data.targets], **chosen}
+    metric, exact = _main_metric(adapted.objective, answer, truth, aux)
+    _, rough = _main_metric(adapted.objective, _asker(adapted, int8)(rows), truth, aux)
+    worse = (exact - rough if metric == "macro_f1" else rough - exact) / max(abs(exact), 1e-12)
+    pays = worse <= WORSE and len(int8) <= SMALLER * len(graph)
+    if pays:
+        made["model.int8.onnx"] = int8
+    told = {"metric": metric, "float": exact, "int8": rough, "worse": worse, "size": len(int8) / len(graph)}
+    return made, {"alarm": alarm, "int8": {"included": pays, **told}}
+
+
+def _graph(adapted: "Adaptation") -> tuple[bytes, dict[str, Array]]:
+    """The graph, and golden inputs (`input.<name>`) with its `answer`."""
     rows = spread_out(adapted.data.rows("validation", 1), GOLDEN)
     inputs = {**adapted.data.batch(rows), **adapted.channels}
     golden = {k: np.ascontiguousarray(inputs[k]) for k in export.INPUTS}
@@ -34,21 +67,28 @@ def contents(adapted: "Adaptation") -> tuple[dict[str, bytes], dict[str, float] 
     graph = export.to_onnx(served, golden)
     with torch.no_grad():
         expected = served(*(torch.from_numpy(golden[k]) for k in export.INPUTS)).numpy()
-    ask = export.session(graph)
-    answer = ask(golden)
+    answer = export.session(graph)(golden)
     off = export.parity(answer, expected)
     if off > export.PARITY:
         raise RuntimeError(f"the exported graph differs from torch by {off:.1e} relative; allowed {export.PARITY:.0e}")
-    chosen, alarm = _calibrate(adapted, ask)
-    channels = {k: v for k, v in adapted.channels.items() if k != "unit"}
-    tables = {"profile": adapted.data.profile, **channels, **chosen}
-    made = {
-        "model.onnx": graph,
-        "weights.safetensors": save_torch({k: v.contiguous() for k, v in adapted.model.state_dict().items()}),
-        "tables.safetensors": save({k: np.ascontiguousarray(v) for k, v in tables.items()}),
-        "golden.safetensors": save({**{f"input.{k}": v for k, v in golden.items()}, "answer": answer}),
-    }
-    return made, alarm
+    return graph, {**{f"input.{k}": v for k, v in golden.items()}, "answer": answer}
+
+
+def _asker(adapted: "Adaptation", graph: bytes) -> Ask:
+    ask, data = export.session(graph), adapted.data
+
+    def answer(rows: Array) -> Array:
+        parts = (ask({**adapted.channels, **b})[:, :, : data.targets] for b in data.batches(rows, 64))
+        return np.concatenate(list(parts))
+
+    return answer
+
+
+def _main_metric(objective: Any, answer: Array, truth: Array, aux: dict[str, Any]) -> tuple[str, float]:
+    """The objective's own metric; for alarms, which need a whole period, the error of the reconstruction."""
+    if "alarm" in objective.CALIBRATION:
+        return "mae", metrics.regression(answer[..., 1], truth)["mae"]
+    return objective.PRIMARY, objective.score(answer, objective.truth(truth, aux), aux)[objective.PRIMARY]
 
 
 def describe(adapted: "Adaptation") -> dict[str, Any]:
@@ -72,30 +112,26 @@ def describe(adapted: "Adaptation") -> dict[str, Any]:
 
 
 def _calibrate(
-    adapted: "Adaptation", ask: Callable[[dict[str, Array]], Array]
+    adapted: "Adaptation", ask: Ask, answer: Array, truth: Array
 ) -> tuple[dict[str, Array], dict[str, float] | None]:
-    """Chosen on validation with the exported graph: interval stretch; for anomalies usual misfit and alarm too."""
-    data = adapted.data
+    """Chosen with the exported graph's answers to validation windows: interval stretch, or the decision's weights.
 
-    def plain(rows: Array) -> Array:
-        parts = (ask({**adapted.channels, **b})[:, :, : data.targets] for b in data.batches(rows, 64))
-        return np.concatenate(list(parts))
-
-    rows = spread_out(data.rows("validation", 1), CALIBRATE_WINDOWS)
-    truth = np.concatenate([b["truth"] for b in data.batches(rows, 64)])
-    if "decision" in adapted.objective.CALIBRATION:
+    Where there are alarms, usual misfit and alarm settings too.
+    """
+    objective, data = adapted.objective, adapted.data
+    if "decision" in objective.CALIBRATION:
         aux = {**adapted.aux, "reference": adapted.channels["reference"][: data.targets]}
-        return {"decision": adapted.objective.decide(plain(rows), adapted.objective.truth(truth, aux))}, None
-    spread = conformal(plain(rows), truth)
-    if "alarm" not in adapted.objective.CALIBRATION:
+        return {"decision": objective.decide(answer, objective.truth(truth, aux))}, None
+    spread = conformal(answer, truth)
+    if "alarm" not in objective.CALIBRATION:
         return {"spread": spread}, None
 
-    def answer(rows: Array) -> Array:
-        return calibrated(plain(rows), spread)
+    def stretched(rows: Array) -> Array:
+        return calibrated(ask(rows), spread)
 
-    misfit = detect.usual(answer, data).astype(np.float32)
+    misfit = detect.usual(stretched, data).astype(np.float32)
     return {"spread": spread, "misfit": misfit}, detect.tune(
-        *detect.scores(answer, data, "validation", misfit), data.spec.horizon
+        *detect.scores(stretched, data, "validation", misfit), data.spec.horizon
     )
 
 

@@ -2,7 +2,8 @@
 
     folder/
       manifest.json     {"files": {name: {"sha256", "size"}}, "format": 1}, canonical JSON
-      model.onnx, weights.safetensors, config.json, tables.safetensors, golden.safetensors, …
+      model.onnx, weights.safetensors, config.json, tables.safetensors, golden.safetensors
+      model.int8.onnx   where it pays
 
 Its digest is the SHA-256 of manifest.json's bytes, so equal contents have an equal digest wherever
 they lie. Nothing here knows what the files mean.

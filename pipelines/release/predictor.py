@@ -34,19 +34,23 @@ class Predictor:
     session: Any
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int = 0) -> "Predictor":
+    def load(cls, folder: Path, *, threads: int = 0, variant: str = "float") -> "Predictor":
         """Verify every byte of `folder` against its manifest and load it; `threads` 0 leaves the choice to the runtime.
 
-        Raises UserError for a folder that is no bundle, or one that was changed.
+        variant: `float`, or `int8` where the bundle holds it. Raises UserError for a folder that is no bundle, one that
+        was changed, or a variant it does not hold.
         """
         import onnxruntime
         from safetensors.numpy import load_file
 
         digest = bundle.verify(folder)
+        graph = folder / ("model.onnx" if variant == "float" else f"model.{variant}.onnx")
+        if not graph.exists():
+            raise UserError(f"{folder}: this bundle has no {variant} graph ({graph.name}); load it as float")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         config = json.loads((folder / "config.json").read_bytes())
         return cls(config, load_file(folder / "tables.safetensors"), digest, session)
 
