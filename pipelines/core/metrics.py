@@ -151,20 +151,3 @@ def block_bootstrap(a: Array, b: Array, weight: Array, blocks: Array, draws: int
     _, block = np.unique(blocks, return_inverse=True)
     sums = [np.stack([np.bincount(block, x), np.bincount(block, weight)], axis=-1) for x in (a, b)]
     return paired(sums[0], sums[1], ratio, draws, seed)
-
-
-def bootstrap(statistic: Callable[[Array], float], blocks: Array, draws: int, seed: int = 0) -> dict[str, float]:
-    """A difference that is no mean, such as of two average precisions, with a 95 % interval over whole blocks (days).
-
-    statistic: row numbers (a row may come twice) → the difference; blocks: block number of each row [n]. As in
-    `block_bootstrap`; a draw without a figure (no positive in it) is left out. NaN when none has one.
-    """
-    order = np.argsort(blocks, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(np.asarray(blocks)[order])) + 1)
-    rng = np.random.default_rng(seed)
-    drawn = np.array(
-        [statistic(np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))])) for _ in range(draws)]
-    )
-    drawn = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
-    return {"difference": float(statistic(order)), "low": float(low), "high": float(high)}

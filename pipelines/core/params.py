@@ -467,10 +467,14 @@ class Finetune(Trainer):
 
 
 class Evaluate(Model):
-    """Scoring of the frozen test; `stride` is how far apart forecasts are issued (default: the horizon)."""
+    """Scoring of the frozen test; `stride` is how far apart forecasts are issued (default: the horizon).
+
+    bootstrap: draws of an interval; points: at most so many asked readings, forecasts are thinned evenly beyond.
+    """
 
     stride: Duration | None = None
     bootstrap: Positive = 500
+    points: Positive = 4_000_000
 
 
 class Gate(Model):

@@ -6,12 +6,29 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.core import calendar, files
+from pipelines.core import files
 from pipelines.models.data import Windows
+from pipelines.models.evaluation import LABELS
+from pipelines.models.evaluation.alarms import Alarms
+from pipelines.models.evaluation.forecasts import Judged
 
 Array = np.ndarray[Any, Any]
-COLOURS = {"model": "#0b6e99", "last_value": "#9b9a97", "profile": "#d9730d", "ridge": "#6940a5"}
-LABELS = {"model": "model", "last_value": "last value", "profile": "time-of-week profile", "ridge": "ridge"}
+COLOURS = {
+    "model": "#0b6e99",
+    "last_value": "#9b9a97",
+    "linear": "#b8894a",
+    "profile": "#d9730d",
+    "ridge": "#6940a5",
+    "gbt": "#0f7b6c",
+}
+
+
+def _colour(name: str) -> str:
+    return COLOURS.get(name, "black")
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name.replace("_", " "))
 
 
 def _figure(title: str, width: float = 8, height: float = 4) -> tuple[Any, Any]:
@@ -31,33 +48,150 @@ def _save(path: Path, figure: Any) -> None:
     files.write_bytes(path, sink.getvalue())
 
 
-def by_step(path: Path, rows: list[dict[str, Any]], metric: str) -> None:
-    """The main metric by how far ahead, a line a method."""
-    figure, axes = _figure(f"{metric} by how far ahead")
-    for name, colour in COLOURS.items():
+def _panel(axes: Any, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+
+
+def overview(path: Path, task: str, judged: Judged) -> None:
+    """One page: the primary metric by step ahead and by hour, the difference in each slice, the calibration."""
+    figure, ((step, hour), (slices, calibration)) = _page(task, judged.report)
+    metric = judged.report["primary"]
+    _by_step(step, judged.by_step, metric)
+    _by_hour(hour, judged.by_hour)
+    _slices(slices, judged.report)
+    _calibration(calibration, judged)
+    _save(path, figure)
+
+
+def overview_alarms(path: Path, task: str, found: Alarms) -> None:
+    """One page: precision against recall, scores with and without the label, the difference in each slice, by hour."""
+    figure, ((curve, share), (slices, scores)) = _page(task, found.report)
+    _alarm_rates(share, found.report)
+    if found.label is not None:
+        _precision_recall(curve, found)
+        _slices(slices, found.report)
+    _score_shares(scores, found)
+    _save(path, figure)
+
+
+def _page(task: str, report: dict[str, Any]) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 9), dpi=100, layout="constrained")
+    test, metric = report["test"], report["primary"]
+    figure.suptitle(
+        f"{task}: frozen test {test['from'][:10]} to {test['until'][:10]}, {test['points']:,} points; "
+        f"{metric} {_value(report['model'].get(metric))}",
+        fontsize=12,
+    )
+    return figure, figure.subplots(2, 2)
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "–"
+
+
+def _by_step(axes: Any, rows: list[dict[str, Any]], metric: str) -> None:
+    _panel(axes, f"{metric} by how far ahead")
+    long = max(r["minutes"] for r in rows) > 120
+    for name in dict.fromkeys(r["method"] for r in rows):
         mine = [r for r in rows if r["method"] == name]
-        axes.plot([r["minutes"] / 60 for r in mine], [r[metric] for r in mine], color=colour, label=LABELS[name],
-                  marker="." if len(mine) < 30 else None)  # fmt: skip
-    axes.set_xlabel("hours ahead")
-    axes.set_ylabel(metric)
+        axes.plot(
+            [r["minutes"] / (60 if long else 1) for r in mine], [r[metric] for r in mine], color=_colour(name),
+            label=_label(name), marker="." if len(mine) < 30 else None, zorder=3 if name == "model" else 2,
+        )  # fmt: skip
+    axes.set_xlabel("hours ahead" if long else "minutes ahead")
     axes.legend(frameon=False)
-    _save(path, figure)
 
 
-def by_hour(path: Path, errors: dict[str, Array], issued: Array, data: Windows) -> None:
-    """Mean error by local hour of the moment asked for, a line a method; errors [B, H, n], issued [B]."""
-    steps = np.arange(data.spec.horizon) * np.timedelta64(data.spec.step_s, "s")
-    hour = calendar.local_seconds((issued[:, None] + steps).reshape(-1), data.spec.timezone) // 3600 % 24
-    figure, axes = _figure("mean error by hour of the day")
-    for name, values in errors.items():
-        flat = values.reshape(len(hour), -1)
-        seen = np.isfinite(flat).sum(1)
-        total = np.bincount(hour, np.nansum(flat, axis=1), 24)
-        count = np.maximum(np.bincount(hour, seen, 24), 1)
-        axes.plot(range(24), total / count, color=COLOURS[name], label=LABELS[name])
+def _by_hour(axes: Any, by_hour: dict[str, Array]) -> None:
+    _panel(axes, "mean error (of classes: share wrong) by local hour of the moment asked for")
+    for name, values in by_hour.items():
+        axes.plot(range(24), values, color=_colour(name), zorder=3 if name == "model" else 2)
     axes.set_xlabel("local hour")
+
+
+def _slices(axes: Any, report: dict[str, Any], most: int = 22) -> None:
+    """Model minus best baseline in each slice with its interval, as a share of the baseline; right of 0 is better."""
+    rival, sign = report["interval"]["versus_best_baseline"]["baseline"], 1 if report["higher_is_better"] else -1
+    everything = {
+        "all": {"all": {**report["interval"]["versus_best_baseline"], rival: report[rival][report["primary"]]}}
+    }
+    rows = [
+        (name if group in ("all", "regime") else f"{group} {name}", slice_, abs(slice_[rival]) or np.nan)
+        for group, found in {**everything, **report.get("slices", {})}.items()
+        for name, slice_ in found.items()
+    ][:most]
+    _panel(axes, f"gain over {_label(rival)} by slice, % of its {report['primary']}, 95 % interval")
+    axes.grid(axis="x", alpha=0.25)
+    for i, (_, slice_, base) in enumerate(rows):
+        ends = sorted(sign * 100 * slice_[k] / base for k in ("low", "high"))
+        sure = ends[0] > 0 or ends[1] < 0
+        colour = "#9b9a97" if not sure else COLOURS["model"] if ends[0] > 0 else "#c4342b"
+        axes.plot(ends, [i, i], color=colour, linewidth=2)
+        axes.plot(sign * 100 * slice_["difference"] / base, i, "o", color=colour, markersize=4)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=8)
+    axes.invert_yaxis()
+
+
+def _calibration(axes: Any, judged: Judged) -> None:
+    """Values: coverage and nominal coverage by step ahead. Classes: how often right, by how sure."""
+    if "coverage80" in judged.report["model"]:
+        _panel(axes, "coverage of the 80 % interval by how far ahead")
+        mine = [r for r in judged.by_step if r["method"] == "model"]
+        axes.plot(
+            [r["minutes"] / 60 for r in mine], [r["coverage80"] for r in mine], color=COLOURS["model"], marker="."
+        )
+        axes.axhline(0.8, color="black", linewidth=0.8, linestyle="--")
+        axes.axhspan(0.77, 0.83, color="black", alpha=0.06)
+        axes.set_ylim(0.5, 1)
+        axes.set_xlabel("hours ahead")
+        return
+    sure, right, count = (a[judged.reliability[2] > 0] for a in judged.reliability)
+    _panel(axes, "how often the likeliest class is right, by how sure (dot size: how many)")
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
+    axes.scatter(sure / count, right / count, s=10 + 190 * count / count.max(), color=COLOURS["model"])
+    axes.set_xlabel("probability given")
+
+
+def _precision_recall(axes: Any, found: Alarms) -> None:
+    """Over all thresholds, a line a method."""
+    _panel(axes, "precision against recall of alarms")
+    assert found.label is not None
+    label = found.label[found.seen] > 0.5
+    for name, score in found.scores.items():
+        hits = np.cumsum(label[np.argsort(-score[found.seen], kind="stable")])
+        every = np.linspace(0, len(hits) - 1, min(len(hits), 500)).astype(int)
+        axes.plot(
+            hits[every] / max(hits[-1], 1), hits[every] / (every + 1), color=_colour(name), label=_label(name),
+            zorder=3 if name == "model" else 2,
+        )  # fmt: skip
+    axes.set_xlabel("recall")
+    axes.set_ylim(0, 1.02)
     axes.legend(frameon=False)
-    _save(path, figure)
+
+
+def _alarm_rates(axes: Any, report: dict[str, Any]) -> None:
+    rates = {k: v["alarm_rate"] for k, v in report.items() if isinstance(v, dict) and "alarm_rate" in v}
+    _panel(axes, "share of readings above the alarm threshold")
+    axes.bar([_label(name) for name in rates], list(rates.values()), color=[_colour(name) for name in rates])
+
+
+def _score_shares(axes: Any, found: Alarms) -> None:
+    """How the model's scores spread, apart for labelled readings."""
+    _panel(axes, "share of readings by the model's score")
+    score = found.scores["model"][found.seen]
+    edges = np.linspace(0, np.quantile(score, 0.999) + 1e-9, 50)
+    label = np.zeros(len(score), bool) if found.label is None else found.label[found.seen] > 0.5
+    for inside, name, colour in ((~label, "not labelled", COLOURS["last_value"]), (label, "labelled", "#c4342b")):
+        if inside.any():
+            share = np.histogram(np.minimum(score[inside], edges[-1]), edges)[0] / inside.sum()
+            axes.stairs(share, edges, color=colour, fill=True, alpha=0.5, label=name)
+    axes.set_xlabel("score")
+    axes.legend(frameon=False)
 
 
 def example(path: Path, answer: Array, values: Array, issued: Array, data: Windows) -> None:
@@ -124,20 +258,4 @@ def alarms(path: Path, score: Array, label: Array | None, threshold: float, data
             axes.plot(times, marked, color="crimson", linewidth=3, solid_capstyle="butt")
     axes.set_yticks(np.arange(n), data.channel("sensor")[:n])
     axes.tick_params(axis="x", labelrotation=20)
-    _save(path, figure)
-
-
-def precision_recall(path: Path, scores: dict[str, Array], label: Array) -> None:
-    """Precision against recall over all thresholds, a line a method."""
-    figure, axes = _figure("precision and recall of alarms", width=6)
-    for name, score in scores.items():
-        seen = np.isfinite(score) & np.isfinite(label)
-        order = np.argsort(-score[seen], kind="stable")
-        hits = np.cumsum(label[seen][order] > 0.5)
-        every = np.linspace(0, len(hits) - 1, min(len(hits), 500)).astype(int)
-        axes.plot(hits[every] / max(hits[-1], 1), hits[every] / (every + 1), color=COLOURS[name], label=LABELS[name])
-    axes.set_xlabel("recall")
-    axes.set_ylabel("precision")
-    axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False)
     _save(path, figure)

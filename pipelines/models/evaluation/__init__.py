@@ -1,0 +1,11 @@
+"""Scoring a frozen test: every figure of it comes from sums over points, so that any group of them can be resampled."""
+
+LABELS = {
+    "model": "model",
+    "last_value": "last value",
+    "linear": "straight line",
+    "profile": "profile",
+    "ridge": "ridge",
+    "gbt": "boosted trees",
+}
+"""What people read for each method, in the order of a table."""

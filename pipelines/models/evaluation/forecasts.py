@@ -1,0 +1,153 @@
+"""The report on a task that asks for later or missing steps: by step ahead, by slice, against each baseline."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines.core import calendar, metrics
+from pipelines.models.evaluation import points, slices
+from pipelines.models.evaluation.frozen import Frozen
+from pipelines.models.evaluation.methods import Method
+from pipelines.models.evaluation.points import Points
+
+Array = np.ndarray[Any, Any]
+KNOTS = (15, 30, 60, 180, 360, 720, 1440, 2880, 10080)
+"""Minutes ahead that the report tells by themselves, beside the last step."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A report and what the plots draw."""
+
+    report: dict[str, Any]
+    by_step: list[dict[str, Any]]
+    by_hour: dict[str, Array]
+    """The objective's mean error by local hour of the moment asked for, [24] a method."""
+    reliability: tuple[Array, Array, Array]
+    """Classes: see `metrics.reliability`. Values: nominal levels, shares of truth below, and how many points."""
+
+
+def judge(frozen: Frozen, objective: Any, methods: dict[str, Method], given: dict[str, Array], draws: int) -> Judged:
+    """Score the answers `given` [B, H, n, names] of each method, the model's among them, once."""
+    primary, higher = objective.PRIMARY, objective.HIGHER_IS_BETTER
+    of = {name: points.of_answer(objective, a, frozen.truth, methods[name].aux) for name, a in given.items()}
+    found = {name: objective.score(a, frozen.truth, methods[name].aux) for name, a in given.items()}
+    rivals = [name for name in given if name != "model"]
+    versus = {name: points.compare(of["model"], of[name], frozen.block, draws) for name in rivals}
+    baseline = best({name: found[name][primary] for name in rivals}, higher)
+    hour = calendar.local_seconds(frozen.times, frozen.data.spec.timezone) // 3600 % 24
+    report = {"primary": primary, "higher_is_better": higher, "test": frozen.period(), **found}
+    report |= interval(versus, baseline)
+    report |= _ahead(frozen, of, draws, higher)
+    inside = _inside(frozen, given["model"]) if "coverage80" in found["model"] else None
+    report |= _slices(frozen, of["model"], of[baseline], baseline, draws, higher, inside)
+    if inside is not None:
+        report["coverage"] = _coverage(frozen, inside)
+    return Judged(
+        report,
+        _by_step(frozen, objective, methods, given, of, baseline, draws),
+        {name: _mean_error(objective, a, frozen, methods[name], hour) for name, a in given.items()},
+        _reliability(objective, given["model"], frozen.truth),
+    )
+
+
+def best(scores: dict[str, float], higher: bool) -> str:
+    """The method with the best score; one without any is last."""
+    return min(scores, key=lambda name: np.nan_to_num(-scores[name] if higher else scores[name], nan=np.inf))
+
+
+def interval(versus: dict[str, dict[str, float]], baseline: str) -> dict[str, Any]:
+    """Model minus each baseline in the primary metric, and again for the best one of them."""
+    return {"interval": {"versus_best_baseline": {"baseline": baseline, **versus[baseline]}, "versus": versus}}
+
+
+def _ahead(frozen: Frozen, of: dict[str, Points], draws: int, higher: bool) -> dict[str, Any]:
+    """The primary metric at, and pooled up to, some steps ahead, with the interval against the best baseline there."""
+    told: dict[str, Any] = {"at": {}, "up_to": {}}
+    step, horizon = frozen.where[1], frozen.data.spec.horizon
+    for h in knots(frozen.data.spec.step_s, horizon):
+        name = span((h + 1) * frozen.data.spec.step_s)
+        for how, inside in (("at", step == h), ("up_to", step <= h)):
+            whole, block = np.where(inside, 0, -1), np.where(inside, frozen.block, -1)
+            values = {m: float(p.value(p.sums(whole, 1))[0]) for m, p in of.items()}
+            rival = best({m: v for m, v in values.items() if m != "model"}, higher)
+            told[how][name] = {**values, "baseline": rival, **points.compare(of["model"], of[rival], block, draws)}
+    return told
+
+
+def knots(step_s: int, horizon: int) -> list[int]:
+    """Steps (from 0) that end at one of KNOTS, and the last."""
+    chosen = {m * 60 // step_s - 1 for m in KNOTS if m * 60 % step_s == 0}
+    return sorted({h for h in chosen if 0 <= h < horizon} | {horizon - 1})
+
+
+def span(seconds: int) -> str:
+    """15min, 60min, 24h, 7d."""
+    for unit, size, from_s in (("d", 86400, 2 * 86400), ("h", 3600, 2 * 3600), ("min", 60, 0)):
+        if seconds >= from_s and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def _slices(
+    frozen: Frozen, model: Points, other: Points, baseline: str, draws: int, higher: bool, in_interval: Array | None
+) -> dict[str, Any]:
+    data, (window, _, column) = frozen.data, frozen.where
+    found = [*slices.channels(data, column), *slices.hours(data, frozen.times)]
+    faulty = slices.missing(data, frozen.rows) > slices.FAULTY
+    found.append(("regime", "faulty_sensor", faulty[window, column]))
+    if isinstance(model, points.Errors):
+        found += slices.levels(frozen.values[frozen.where], column, data)
+    found += slices.worst(model, column, data, higher)
+    told, out = slices.report(found, model, other, frozen.block, draws, ("model", baseline), in_interval)
+    return {"slices": told, "slices_left_out": out}
+
+
+def _inside(frozen: Frozen, answer: Array) -> Array:
+    """Whether each point lies in its 80 % interval, [P]."""
+    truth = frozen.truth[frozen.where]
+    inside: Array = (truth >= answer[..., 0][frozen.where]) & (truth <= answer[..., 2][frozen.where])
+    return inside
+
+
+def _coverage(frozen: Frozen, inside: Array) -> dict[str, float]:
+    """Of the 80 % interval: overall, and at the steps ahead where it strays furthest."""
+    step = frozen.where[1]
+    count = np.bincount(step)
+    share = np.bincount(step, inside)[count > 0] / count[count > 0]
+    return {"overall": float(inside.mean()), "lowest_step": float(share.min()), "highest_step": float(share.max())}
+
+
+def _by_step(
+    frozen: Frozen, objective: Any, methods: dict[str, Method], given: dict[str, Array], of: dict[str, Points],
+    baseline: str, draws: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """All metrics by step and method; the model's rows tell its difference to the best baseline as well."""
+    rows = []
+    for h in range(frozen.data.spec.horizon):
+        block = np.where(frozen.where[1] == h, frozen.block, -1)
+        at = {"step": h + 1, "minutes": (h + 1) * frozen.data.spec.step_s // 60}
+        if not (block >= 0).any():
+            continue
+        for name, answer in given.items():
+            scores = objective.score(answer[:, h : h + 1], frozen.truth[:, h : h + 1], methods[name].aux)
+            more = {}
+            if name == "model":
+                found = points.compare(of["model"], of[baseline], block, draws)
+                more = {"baseline": baseline, **{k: found[k] for k in ("difference", "low", "high")}}
+            rows.append({**at, "method": name, **scores, **more})
+    return rows
+
+
+def _mean_error(objective: Any, answer: Array, frozen: Frozen, method: Method, group: Array) -> Array:
+    errors = points.Errors(objective.errors(answer, frozen.truth, method.aux)[frozen.where])
+    return errors.value(errors.sums(group, 24))
+
+
+def _reliability(objective: Any, answer: Array, truth: Array) -> tuple[Array, Array, Array]:
+    if objective.PRIMARY == "macro_f1":
+        return metrics.reliability(answer, truth)
+    seen = np.isfinite(truth)
+    below = np.array([(truth[seen] <= answer[..., i][seen]).mean() for i in range(3)])
+    return np.array(objective.LEVELS), below, np.full(3, int(seen.sum()))

@@ -1,0 +1,107 @@
+"""What a model must beat: the objective's plain values, ridge and boosted trees, calibrated as the model is.
+
+All are fitted on the training period alone; intervals and the choice among classes are set on validation.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines.models.data import Windows, spread_out
+from pipelines.models.evaluation.trees import Trees
+from pipelines.models.ridge import Ridge
+
+Array = np.ndarray[Any, Any]
+Answer = Callable[[Array], Array]
+"""First rows of windows → answers [B, H, targets, names]."""
+FIT_WINDOWS, HELD_WINDOWS = 1500, 96
+"""Windows that the ridge is solved on and its penalty chosen on, as in fine-tuning; twice as many calibrate."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How one method answers, and what its answers are scored with."""
+
+    answer: Answer
+    aux: dict[str, Any]
+
+
+def baselines(data: Windows, objective: Any, aux: dict[str, Any]) -> dict[str, Method]:
+    """Every baseline of `data`, ready to answer; aux as the objective's, with `reference` [targets]."""
+    rows = spread_out(data.rows("validation", 1), 2 * HELD_WINDOWS)
+    truth = objective.truth(np.concatenate([b["truth"] for b in data.batches(rows, 64)]), aux)
+    calibrate = _of_classes if "decision" in objective.CALIBRATION else _of_values
+    return {name: calibrate(raw, rows, truth, data, objective, aux) for name, raw in _raw(data, objective, aux).items()}
+
+
+def _raw(data: Windows, objective: Any, aux: dict[str, Any]) -> dict[str, Answer]:
+    """Uncalibrated: values [B, H, n], with [B, H, n, 2] median and mean, or with C class probabilities."""
+    known, n = data.known, data.targets
+    train, held = data.rows("train", 1), data.rows("validation", 1)
+    ridge = Ridge.fit(
+        data.batches(spread_out(train, FIT_WINDOWS), 64),
+        list(data.batches(spread_out(held, HELD_WINDOWS), 64)),
+        known,
+        data.spec.after,
+    )
+    trees = Trees.fit(data, objective, aux)
+
+    def in_parts(one: Callable[[dict[str, Array]], Array]) -> Answer:
+        return lambda rows: np.concatenate([one(b) for b in data.batches(rows, 64)])
+
+    def plain(name: str) -> Answer:
+        return in_parts(lambda b: objective.baselines(b, data.spec, known, n)[name])
+
+    names = objective.baselines(data.batch(train[:1]), data.spec, known, n)
+    return {**{k: plain(k) for k in names}, "ridge": in_parts(lambda b: ridge.predict(b, n)), "gbt": trees.predict}
+
+
+def _of_values(raw: Answer, rows: Array, truth: Array, data: Windows, objective: Any, aux: dict[str, Any]) -> Method:
+    """An 80 % interval from the residuals on validation, by step, in each channel's spread (split-conformal)."""
+    std = data.std[: data.targets]
+
+    def both(rows: Array) -> tuple[Array, Array]:
+        values = raw(rows)
+        return (values, values) if values.ndim == 3 else (values[..., 0], values[..., 1])
+
+    residual = (truth - both(rows)[0]) / std
+    low, high = (_quantile(residual, level) for level in (0.1, 0.9))
+
+    def answer(rows: Array) -> Array:
+        middle, mean = both(rows)
+        out = objective.from_values(middle, aux)
+        out[..., 0] = middle + np.minimum(low, 0)[:, None] * std
+        out[..., 2] = middle + np.maximum(high, 0)[:, None] * std
+        out[..., 3] = mean
+        return out
+
+    return Method(answer, aux)
+
+
+def _quantile(residual: Array, level: float) -> Array:
+    """Of [B, H, n] by step, [H]; 0 where fewer than 20 residuals speak."""
+    flat = [residual[:, h][np.isfinite(residual[:, h])] for h in range(residual.shape[1])]
+    return np.array([np.quantile(r, level) if len(r) >= 20 else 0.0 for r in flat], np.float32)
+
+
+def _of_classes(raw: Answer, rows: Array, truth: Array, data: Windows, objective: Any, aux: dict[str, Any]) -> Method:
+    """How often each class came where a class was said, by step; and `decide`'s factors."""
+    classes = len(aux["names"])
+    given = raw(rows)
+    if given.ndim == 4:
+        return Method(raw, {**aux, "decision": objective.decide(given, truth)})
+    said = objective.truth(given, aux).astype(int)
+    seen = np.isfinite(truth)
+    count = np.zeros((truth.shape[1], classes, classes))
+    step = np.broadcast_to(np.arange(truth.shape[1])[None, :, None], truth.shape)
+    np.add.at(count, (step[seen], said[seen], truth[seen].astype(int)), 1)
+    prior = (count.sum((0, 1)) + 1) / (count.sum() + classes)
+    share = (count + prior) / (count.sum(-1, keepdims=True) + 1)
+
+    def answer(rows: Array) -> Array:
+        said = objective.truth(raw(rows), aux).astype(int)
+        return share[np.arange(said.shape[1])[None, :, None], said]
+
+    return Method(answer, {**aux, "decision": objective.decide(share[step, said], truth)})
