@@ -35,7 +35,7 @@ def run(key: str, *, root: Path = Path()) -> None:
         from pipelines.models.adapt import Adaptation
 
         adapted = Adaptation.prepare(task, data, config, None if task.finetune.scratch else weights)
-        keep = adapted.train(f"finetune {key}")
+        keep = adapted.train(f"finetune {key}", paths)
         contents, chosen = package.contents(adapted)
         about = {
             "task": key,
@@ -61,6 +61,7 @@ def run(key: str, *, root: Path = Path()) -> None:
         }
         files.write_json(paths.metrics("finetune", key), report)
         files.write_json(paths.plots("finetune", key) / "curve.json", keep.curve)
+        keep.forget()
         told.update(digest=digest[:12], validation_loss=f"{keep.best:.4f}", steps=report["steps"])
 
 

@@ -36,7 +36,7 @@ def run(key: str, *, root: Path = Path()) -> None:
         if not sources:
             raise UserError(f"{paths.corpus(key)}: no source in the corpus; run `cityloop corpus {key}` first")
         domains = {name: _domain(city, name, folder) for name, folder in sources.items()}
-        model, curve, best = _train(key, settings, domains)
+        model, keep = _train(key, settings, domains, paths)
         contents = {
             "config.json": files.to_json(model.backbone.config.to_json()),
             "weights.safetensors": _weights(model.backbone),
@@ -47,15 +47,16 @@ def run(key: str, *, root: Path = Path()) -> None:
         files.write_json(
             paths.metrics("pretrain", key),
             {
-                "train": {"loss": curve[-1]["train_loss"]},
-                "validation": {"loss": best, "loss_untrained": curve[0]["validation_loss"]},
+                "train": {"loss": keep.curve[-1]["train_loss"]},
+                "validation": {"loss": keep.best, "loss_untrained": keep.curve[0]["validation_loss"]},
                 "parameters": size,
-                "steps": curve[-1]["step"],
+                "steps": keep.curve[-1]["step"],
                 "sources": len(sources),
             },
         )
-        files.write_json(paths.plots("pretrain", key) / "curve.json", curve)
-        told.update(sources=len(sources), parameters=size, validation_loss=f"{best:.4f}")
+        files.write_json(paths.plots("pretrain", key) / "curve.json", keep.curve)
+        keep.forget()
+        told.update(sources=len(sources), parameters=size, validation_loss=f"{keep.best:.4f}")
 
 
 def _weights(module: Any) -> bytes:
@@ -74,9 +75,7 @@ def _domain(city: Params, name: str, folder: Path) -> Windows:
     return Windows(series, spec, tuple(range(len(series.channels))), len(series.channels))
 
 
-def _train(
-    key: str, settings: params.Backbone, domains: dict[str, Windows]
-) -> tuple[Any, list[dict[str, float]], float]:
+def _train(key: str, settings: params.Backbone, domains: dict[str, Windows], paths: Paths) -> tuple[Any, Any]:
     import torch
 
     from pipelines.models import lit, vocabulary
@@ -134,5 +133,4 @@ def _train(
         error = torch.nn.functional.smooth_l1_loss(answer, truth, reduction="none")
         return (error * counted).sum(), counted.sum()
 
-    keep = lit.train(model, loss, draw, held, settings.pretrain, f"pretrain {key}")
-    return model, keep.curve, keep.best
+    return model, lit.train(model, loss, draw, held, settings.pretrain, f"pretrain {key}", paths=paths)

@@ -6,6 +6,7 @@ MLflow is imported when `connect` is called, not before.
 
 import contextlib
 import fcntl
+import importlib.util
 import logging
 import os
 import re
@@ -52,6 +53,12 @@ def uri(paths: Paths) -> str:
     given = os.environ.get("MLFLOW_TRACKING_URI")
     database = _database(given) if given else paths.state / "mlflow.db"
     return given if given and not database else f"sqlite:///{database}"
+
+
+def configured(paths: Paths) -> bool:
+    """Whether MLflow can be imported and has a place of its own here: an address given, or a database begun."""
+    given = os.environ.get("MLFLOW_TRACKING_URI") or (paths.state / "mlflow.db").exists()
+    return bool(given) and importlib.util.find_spec("mlflow") is not None
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipelines.core.params import Task
+from pipelines.core.paths import Paths
 from pipelines.models import export, lit, objectives, vocabulary
 from pipelines.models.data import Windows, spread_out, strangers
 from pipelines.models.ridge import Ridge, profile_noise
@@ -77,7 +78,7 @@ class Adaptation:
             backbone.requires_grad_(False)
         return cls(task, data, objective, model, aux, channels)
 
-    def train(self, what: str) -> lit.KeepBest:
+    def train(self, what: str, paths: Paths | None = None) -> lit.Trained:
         """Train in place; the model keeps its best weights, the untrained ones included."""
         settings, data = self.task.finetune, self.data
         rows = data.rows("train", 1)
@@ -95,7 +96,7 @@ class Adaptation:
         rng = np.random.default_rng(settings.seed)
         held = [self._batch(held_rows[i :: len(held_rows) // settings.batch or 1], rng)
                 for i in range(len(held_rows) // settings.batch or 1)]  # fmt: skip
-        return lit.train(self.model, self._loss, draw, held, settings, what)
+        return lit.train(self.model, self._loss, draw, held, settings, what, paths=paths)
 
     def _batch(self, rows: Array, rng: np.random.Generator, training: bool = False) -> dict[str, Tensor]:
         columns = self.data.some_columns(rng, CHANNELS)
