@@ -1,7 +1,6 @@
 """Kinds of question, one file each, all of one shape. Whoever uses one asks it, and never for its name.
 
     PRIMARY, HIGHER_IS_BETTER    the metric a gate looks at
-    MODEL_ONLY                   metrics that a plain value cannot have
     ACT, WHEN                    a card's words: what the model does, and for which steps
     RECONSTRUCT                  the asked steps lie inside the window, and each half of the channels is hidden in turn
     BOTH_SIDES                   readings follow the asked steps (RECONSTRUCT too)

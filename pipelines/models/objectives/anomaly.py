@@ -12,7 +12,6 @@ from pipelines.core import metrics
 from pipelines.models.objectives import forecast
 
 PRIMARY, HIGHER_IS_BETTER = "average_precision", True
-MODEL_ONLY = ()
 ACT, WHEN = "raises an alarm about", "over the latest"
 RECONSTRUCT, BOTH_SIDES, ANCHOR = True, False, "profile"
 CALIBRATION: tuple[str, ...] = ("spread", "alarm")

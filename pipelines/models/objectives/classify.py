@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PRIMARY, HIGHER_IS_BETTER = "macro_f1", True
-MODEL_ONLY = ("log_loss",)
 ACT, WHEN = "tells the class of", "for the next"
 RECONSTRUCT, BOTH_SIDES, ANCHOR = False, False, "ridge"
 CALIBRATION: tuple[str, ...] = ("decision",)

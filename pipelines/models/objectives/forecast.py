@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 LEVELS = (0.1, 0.5, 0.9)
 NAMES = ("q0.1", "q0.5", "q0.9", "mean")
 PRIMARY, HIGHER_IS_BETTER = "mae", False
-MODEL_ONLY = ("pinball", "coverage80")
 ACT, WHEN = "forecasts", "for the next"
 RECONSTRUCT, BOTH_SIDES, ANCHOR = False, False, "ridge"
 CALIBRATION: tuple[str, ...] = ("spread",)

@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.core.windows import Spec
 from pipelines.models.objectives import forecast
 
-PRIMARY, HIGHER_IS_BETTER, MODEL_ONLY = forecast.PRIMARY, forecast.HIGHER_IS_BETTER, forecast.MODEL_ONLY
+PRIMARY, HIGHER_IS_BETTER = forecast.PRIMARY, forecast.HIGHER_IS_BETTER
 ACT, WHEN = "fills gaps of", "for a gap of up to"
 RECONSTRUCT, BOTH_SIDES, ANCHOR = True, True, "ridge"
 CALIBRATION: tuple[str, ...] = ("spread",)

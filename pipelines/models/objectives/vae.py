@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAMES = (*anomaly.names({}), "cost")
-PRIMARY, HIGHER_IS_BETTER, MODEL_ONLY = anomaly.PRIMARY, anomaly.HIGHER_IS_BETTER, anomaly.MODEL_ONLY
+PRIMARY, HIGHER_IS_BETTER = anomaly.PRIMARY, anomaly.HIGHER_IS_BETTER
 ACT, WHEN = anomaly.ACT, anomaly.WHEN
 RECONSTRUCT, BOTH_SIDES, ANCHOR, CALIBRATION = True, False, "profile", anomaly.CALIBRATION
 Array = np.ndarray[Any, Any]
