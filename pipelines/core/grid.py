@@ -143,8 +143,9 @@ class Series:
         flat = rows.reshape(-1)
         out = np.full((len(flat), len(columns)), np.nan, np.float32)
         of = np.searchsorted(self._ends, flat, side="right")
-        for i in np.unique(of[(flat >= 0) & (flat < self.length)]).tolist():
-            values, here = self._maps[i], np.flatnonzero((of == i) & (flat >= 0))
+        of[flat < 0] = len(self.chunks)
+        for i in np.flatnonzero(np.bincount(of, minlength=len(self.chunks))[: len(self.chunks)]).tolist():
+            values, here = self._maps[i], np.flatnonzero(of == i)
             known = columns[: np.searchsorted(columns, values.shape[1])]
             index = flat[here] - self.chunks[i][1]
             # Of few channels single values are picked, of many whole rows are.
@@ -152,7 +153,7 @@ class Series:
             found = values[index[:, None], known] if few else values[index][:, known]
             out[here, : len(known)] = found
             row = values.shape[1] * values.itemsize
-            self._touched(len(np.unique(index)), min(row, len(known) * FAULT) if few else row)
+            self._touched(len(index), min(row, len(known) * FAULT) if few else row)
         return out.reshape(*rows.shape, len(columns))
 
     @cached_property

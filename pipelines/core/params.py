@@ -397,6 +397,12 @@ class Trainer(Model):
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
 
 
+class Pretrain(Trainer):
+    """`temperature`: a source is drawn in proportion to its size to this power; 1 as it is, 0 all alike."""
+
+    temperature: Fraction = 0.5
+
+
 class Backbone(Model):
     """A model pretrained without labels on every source of one modality.
 
@@ -407,7 +413,7 @@ class Backbone(Model):
     family: Literal["transformer", "cnn", "lstm"] = "transformer"
     size: Literal["tiny", "small", "base", "large"] = "tiny"
     corpus: Corpus = Corpus()
-    pretrain: Trainer = Trainer()
+    pretrain: Pretrain = Pretrain()
 
 
 class Select(Model):
