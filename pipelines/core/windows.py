@@ -187,15 +187,15 @@ def window_times(starts: Array, spec: Spec) -> Array:
 def prepare(values: Array, starts: Array, usual: Array, spec: Spec, known: int | None = None) -> dict[str, Array]:
     """What a model is given for a batch of windows.
 
-    values: raw readings [B, context, N], NaN = missing; starts: UTC datetime64 [B] of the first row; usual: the profile
-    [slots, N], or what it says of each step, [B, context + future, N]; known: see `fill`. Returns float32 `values` and
-    `observed` [B, context, N], `profile` [B, context + future, N] and `calendar`
-    [B, patches, calendar.FEATURES + LEAD].
+    values: raw readings [B, context, N], NaN = missing, or [B, context + future, N] where some are known ahead;
+    starts: UTC datetime64 [B] of the first row; usual: the profile [slots, N], or what it says of each step,
+    [B, context + future, N]; known: see `fill`. Returns float32 `values` and `observed` like
+    `values`, `profile` [B, context + future, N] and `calendar` [B, patches, calendar.FEATURES + LEAD].
     """
     times = window_times(starts, spec)
     if usual.ndim == 2:
         usual = profile_at(usual, times, spec)
-    filled, observed = fill(values, usual[:, : spec.context], known, spec.after)
+    filled, observed = fill(values, usual[:, : values.shape[1]], known, spec.after)
     centres = times[:, spec.patch // 2 :: spec.patch]
     moments = calendar.features(centres.reshape(-1), spec.timezone, spec.holidays).reshape(*centres.shape, -1)
     lead = np.broadcast_to(lead_features(spec), (*centres.shape, LEAD))

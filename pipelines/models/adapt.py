@@ -1,6 +1,7 @@
 """Adapting a backbone to one task: ridge anchor and training; `package` makes a bundle of it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from pipelines.core.params import Task
 from pipelines.core.paths import Paths
-from pipelines.models import export, lit, objectives, vocabulary
+from pipelines.models import export, families, lit, objectives, vocabulary
 from pipelines.models.data import Windows, spread_out, strangers
+from pipelines.models.near import Near
 from pipelines.models.ridge import Ridge, profile_noise
-from pipelines.models.series import Backbone, Config, TaskModel
+from pipelines.models.series import TaskModel
+from pipelines.models.tokens import Config
 
 Array = np.ndarray[Any, Any]
 FIT_WINDOWS = 1500
@@ -23,7 +26,7 @@ HELD_WINDOWS = 96
 """Validation windows looked at while training."""
 CHANNELS = 64
 """At most so many channels in a training window: the others wait for another draw."""
-PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "reference", "unit")
+PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "close", "ahead", "reference", "unit")
 
 
 @dataclass
@@ -39,19 +42,24 @@ class Adaptation:
     channels: dict[str, Array]
     """PER_CHANNEL arrays, each [N, …]."""
 
+    @cached_property
+    def near(self) -> Near:
+        return Near(self.data)
+
     @classmethod
     def prepare(cls, task: Task, data: Windows, config: dict[str, Any], weights: Path | None) -> "Adaptation":
         """The model before training: it answers as its anchor does, see `TaskModel`. `weights` None: a new backbone."""
         objective = objectives.of(task)
         torch.manual_seed(task.finetune.seed)
-        backbone = Backbone(Config.from_json(config))
+        backbone = families.build(Config.from_json(config))
         if weights is not None:
             backbone.load_state_dict(load_file(weights))
-        known = backbone.config
         channels = {
             "mean": data.mean,
             "std": data.std,
-            **vocabulary.numbers(data, known.kinds, known.sensors, known.centre),
+            **vocabulary.numbers(data, backbone.config),
+            **Near(data).among(),
+            "ahead": data.drivers,
             "reference": reference(data),
             "unit": units(data),
         }
@@ -67,13 +75,13 @@ class Adaptation:
         if hasattr(objective, "network"):
             model = objective.network(backbone, data.spec, aux)
         else:
-            model = TaskModel(backbone, data.spec, objective.outputs(aux), data.reconstruct)
+            model = TaskModel(backbone, data.spec, objective.outputs(aux), data.reconstruct, data.drivers.shape[1])
             # The anchor is already the best of its kind; a few noisy steps would only spoil it.
-            model.anchor.requires_grad_(False)
+            for anchor in (model.anchor, model.drivers):
+                if anchor is not None:
+                    anchor.requires_grad_(False)
         if ridge:
-            with torch.no_grad():
-                model.anchor.weight.copy_(torch.from_numpy(ridge.weight))
-                model.anchor.bias.copy_(torch.from_numpy(ridge.bias))
+            model.anchor_on(ridge.weight, ridge.bias)
         if task.finetune.method == "head":
             backbone.requires_grad_(False)
         return cls(task, data, objective, model, aux, channels)
@@ -101,7 +109,8 @@ class Adaptation:
     def _batch(self, rows: Array, rng: np.random.Generator, training: bool = False) -> dict[str, Tensor]:
         columns = self.data.some_columns(rng, CHANNELS)
         batch = self.data.batch(rows, columns)
-        batch |= {k: v[columns] for k, v in self.channels.items()}
+        batch |= {k: v[columns] for k, v in self.channels.items() if k not in ("near", "close")}
+        batch |= self.near.among(columns)
         if training:
             batch["sensor"] = strangers(rng, batch["sensor"])
         n = batch["truth"].shape[-1]
@@ -114,8 +123,8 @@ class Adaptation:
 
     def _loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         n = batch["truth"].shape[-1]
-        given = [batch[k] for k in (*export.INPUTS, "epsilon") if k != "reference" and k in batch]
-        anchor, raw, scale = self.model(*given)
+        noise = {"epsilon": batch["epsilon"]} if "epsilon" in batch else {}
+        anchor, raw, scale = self.model(*(batch[k] for k in export.INPUTS if k != "reference"), **noise)
         aux = {**self.torch_aux(), "reference": batch["reference"][:n]}
         answer = self.objective.answer(anchor[..., :n], raw[:, :, :n], scale[..., :n], aux)
         loss: tuple[Tensor, Tensor] = self.objective.loss(answer, batch["truth"], batch["seen"], batch["unit"][:n], aux)
@@ -123,7 +132,7 @@ class Adaptation:
 
     def torch_aux(self) -> dict[str, Any]:
         """`aux` as tensors, where the model is."""
-        device = self.model.head.weight.device
+        device = next(self.model.parameters()).device
         return {k: torch.from_numpy(v).to(device) if isinstance(v, np.ndarray) else v for k, v in self.aux.items()}
 
     def parameters(self, *, trained: bool = False) -> int:

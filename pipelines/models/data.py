@@ -22,7 +22,8 @@ IN_MEMORY = 1 << 30
 class Windows:
     """The chosen columns of a grid, cut into windows that begin at given rows.
 
-    The first `targets` columns are what is asked for. `reconstruct`: the asked steps are the window's last ones.
+    The first `targets` columns are what is asked for; of the last `ahead` the values are known ahead, over the asked
+    steps too. `reconstruct`: the asked steps are the window's last ones.
     """
 
     series: Series
@@ -32,18 +33,19 @@ class Windows:
     reconstruct: bool = False
     labels: tuple[int, ...] = ()
     """anomaly: the grid column of each target's label, -1 for none."""
+    ahead: int = 0
 
     @classmethod
     def of_task(cls, folder: Path, spec: Spec, reconstruct: bool) -> "Windows":
-        """The target and input columns of data/joined/<task>."""
+        """The target and input columns of data/joined/<task>, those known ahead last."""
         roles = files.read_json(folder / "roles.json")
-        target, inputs = roles["target"], roles["input"]
-        columns = (*range(*target), *range(*inputs))
+        target, inputs, ahead = roles["target"], roles["input"], roles.get("ahead", (0, 0))
+        columns = (*range(*target), *range(*inputs), *range(*ahead))
         series = Series.open(folder)
         sensors = series.channels["sensor"].to_pylist()
         label = {sensors[i]: i for i in range(*roles["label"])}
         labels = tuple(label.get(sensors[i], -1) for i in range(*target)) if label else ()
-        return cls(series, spec, columns, target[1] - target[0], reconstruct, labels)
+        return cls(series, spec, columns, target[1] - target[0], reconstruct, labels, ahead[1] - ahead[0])
 
     @cached_property
     def own_steps(self) -> list[int]:
@@ -79,6 +81,15 @@ class Windows:
     @property
     def known(self) -> int:
         return windows.known_steps(self.spec, self.reconstruct)
+
+    @cached_property
+    def drivers(self) -> Array:
+        """Of the kinds known ahead, each channel's part in the kind's mean, float32 [N, kinds]."""
+        kinds = np.array(self.channel("kind")[len(self.columns) - self.ahead :], dtype=str)
+        out = np.zeros((len(self.columns), len(set(kinds.tolist()))), np.float32)
+        for i, kind in enumerate(sorted(set(kinds.tolist()))):
+            out[len(out) - self.ahead :, i] = (kinds == kind) / (kinds == kind).sum()
+        return out
 
     def channel(self, name: str) -> list[Any]:
         """A column of the channels table for the chosen channels."""
@@ -129,12 +140,26 @@ class Windows:
         inside = (index >= 0) & (index < self.series.length)
         return np.where(inside[..., None], self._whole[np.clip(index, 0, self.series.length - 1)], np.float32(np.nan))
 
+    def given(self, rows: Array) -> Array:
+        """What a model may see of the windows from each of `rows` on: raw readings [B, context, N], or with inputs
+        known ahead [B, context + future, N], where all else is NaN after the context."""
+        raw = self.read(rows, self.spec.context + (self.spec.future if self.ahead else 0))
+        return self._hide(raw, np.arange(len(self.columns)))
+
+    def _hide(self, raw: Array, columns: Array) -> Array:
+        if not self.ahead:
+            return raw[:, : self.spec.context]
+        own = columns >= len(self.columns) - self.ahead
+        late = np.arange(raw.shape[1]) >= self.spec.context
+        return np.where(late[:, None] & ~own, np.float32(np.nan), raw)
+
     def starts(self, rows: Array) -> Array:
         """When windows begin, datetime64[s] [B]."""
         return self.series.start + rows * self.series.step
 
     def batch(self, rows: Array, columns: Array | None = None) -> dict[str, Array]:
-        """`core.windows.prepare` of the windows, with `mean`, `std` [N] and `truth` [B, H, targets] (NaN = missing).
+        """`core.windows.prepare` of the windows, with `mean`, `std` [N], `ahead` [N, kinds], which are `drivers`, and
+        `truth` [B, H, targets] (NaN = missing).
 
         A training window meets the profile of the other weeks, see `core.windows.Week.without`.
         columns: use only these of the chosen channels, ascending, so that the targets among them still come first.
@@ -150,9 +175,10 @@ class Windows:
         if inside.any():
             own = np.where(inside[..., None], raw, np.nan)
             usual = self.week.take(columns).without(windows.window_times(starts, self.spec), own, self.spec)
-        batch = windows.prepare(raw[:, : self.spec.context], starts, usual, self.spec, self.known)
+        batch = windows.prepare(self._hide(raw, columns), starts, usual, self.spec, self.known)
         truth = raw[:, self.known : self.known + self.spec.horizon, :targets]
-        return {**batch, "mean": self.mean[columns], "std": self.std[columns], "truth": truth}
+        each = {"mean": self.mean[columns], "std": self.std[columns], "ahead": self.drivers[columns]}
+        return {**batch, **each, "truth": truth}
 
     def batches(self, rows: Array, size: int) -> Iterator[dict[str, Array]]:
         """`rows` in order, `size` windows at a time."""

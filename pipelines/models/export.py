@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 Array = np.ndarray[Any, Any]
-INPUTS = ("values", "observed", "profile", "calendar", "mean", "std", "place", "kind", "sensor", "reference")
+INPUTS = ("values", "observed", "profile", "calendar", "mean", "std", "place", "kind", "sensor", "unit_id",
+          "near", "close", "ahead", "reference")  # fmt: skip
 PARITY = 1e-5
 """Largest relative difference allowed between ONNX Runtime and torch on the golden inputs."""
 
@@ -29,9 +30,11 @@ class Served(nn.Module):
 
     def forward(
         self, values: Tensor, observed: Tensor, profile: Tensor, calendar: Tensor, mean: Tensor, std: Tensor,
-        place: Tensor, kind: Tensor, sensor: Tensor, reference: Tensor,
+        place: Tensor, kind: Tensor, sensor: Tensor, unit_id: Tensor, near: Tensor, close: Tensor, ahead: Tensor,
+        reference: Tensor,
     ) -> Tensor:  # fmt: skip
-        anchor, raw, scale = self.model(values, observed, profile, calendar, mean, std, place, kind, sensor)
+        who = (place, kind, sensor, unit_id, near, close, ahead)
+        anchor, raw, scale = self.model(values, observed, profile, calendar, mean, std, *who)
         answer: Tensor = self.objective.answer(anchor, raw, scale, {**self.aux, "reference": reference})
         return answer
 
@@ -44,8 +47,10 @@ def to_onnx(model: nn.Module, inputs: dict[str, Array]) -> bytes:
     shapes = {
         **{k: {0: batch, 2: sensors} for k in ("values", "observed", "profile")},
         "calendar": {0: batch},
-        **{k: {0: sensors} for k in ("mean", "std", "place", "kind", "sensor", "reference")},
+        **{k: {0: sensors} for k in INPUTS[4:]},
     }
+    if inputs["close"].shape[1] and not inputs["near"].shape[1]:  # a bias from every channel to every other
+        shapes["close"] = {0: sensors, 1: sensors}
     given = tuple(torch.from_numpy(np.ascontiguousarray(inputs[k])) for k in INPUTS)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -95,7 +95,8 @@ def describe(adapted: "Adaptation") -> dict[str, Any]:
     """What a predictor must know besides the tables."""
     data = adapted.data
     names = ("sensor", "kind", "unit", "latitude", "longitude", "district")
-    roles = ["target"] * data.targets + ["input"] * (len(data.columns) - data.targets)
+    inputs = len(data.columns) - data.targets - data.ahead
+    roles = ["target"] * data.targets + ["input"] * inputs + ["ahead"] * data.ahead
     columns = [*(data.channel(name) for name in names), data.own_steps, data.channel("aggregate")]
     return {
         "objective": adapted.task.objective,

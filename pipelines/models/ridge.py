@@ -28,12 +28,22 @@ def normalise(values: Array, profile: Array, known: int, std: Array) -> tuple[Ar
 def features(
     batch: dict[str, Array], known: int, horizon: int, n: int, after: int = 0
 ) -> tuple[Array, Array, Array, Array]:
-    """Inputs [B, n, 2K+H], profile asked [B, n, H], level and scale [B, n, 1] of the first `n` channels."""
+    """Inputs [B, n, 2K+H], profile asked [B, n, H], level and scale [B, n, 1] of the first `n` channels.
+
+    With kinds known ahead, `ahead` [N, kinds] in the batch (see `Windows.drivers`), inputs are H more for each: its
+    channels' mean over the asked steps, each in its own window's units.
+    """
     around = np.r_[:known, known + horizon : known + horizon + after]
     values, profile, std = batch["values"][:, around, :n], batch["profile"][..., :n], batch["std"][:n]
     level, usual_level, scale = normalise(values, profile[:, around], len(around), std)
     usual = (profile[:, known : known + horizon] - usual_level) / scale
     given = np.concatenate([(values - level) / scale, (profile[:, around] - usual_level) / scale, usual], axis=1)
+    ahead = batch.get("ahead")
+    if ahead is not None and ahead.shape[1]:
+        whole = normalise(batch["values"][:, :known], batch["profile"], known, batch["std"])
+        later = (batch["values"][:, known : known + horizon] - whole[0]) / whole[2]
+        driven = (later @ ahead).transpose(0, 2, 1).reshape(len(later), -1, 1)
+        given = np.concatenate([given, np.broadcast_to(driven, (*driven.shape[:2], n))], axis=1)
     return given.transpose(0, 2, 1), usual.transpose(0, 2, 1), level.transpose(0, 2, 1), scale.transpose(0, 2, 1)
 
 

@@ -7,36 +7,17 @@ hidden ones, is a masked patch: pretraining, forecasting and reconstruction are 
 Shapes: B windows, N channels, S patches, P steps a patch, D width, T = S·P steps.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pipelines.core.calendar import FEATURES
-from pipelines.core.windows import LEAD, PATCHES, Spec, known_steps
+from pipelines.core.windows import PATCHES, Spec, known_steps
+from pipelines.models.attend import attend
+from pipelines.models.tokens import SIZES, Channels, Config, Tokens
 
-SIZES = {"tiny": (48, 3, 4), "small": (256, 6, 8), "base": (512, 12, 8), "large": (1024, 24, 16)}
-"""width, layers, heads: about 0.1, 5, 38 and 300 million parameters."""
-PLACES = 12
-
-
-@dataclass(frozen=True)
-class Config:
-    """What it takes to build the backbone again. `kinds` and `sensors` are vocabularies; number 0 is unknown."""
-
-    size: str
-    kinds: tuple[str, ...]
-    sensors: tuple[str, ...]
-    centre: tuple[float, float] = (0.0, 0.0)
-
-    def to_json(self) -> dict[str, Any]:
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Config":
-        return cls(data["size"], tuple(data["kinds"]), tuple(data["sensors"]), (data["centre"][0], data["centre"][1]))
+Array = np.ndarray[Any, Any]
 
 
 class Attention(nn.Module):
@@ -45,81 +26,87 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        # Without biases: their gradients cost more on a CPU than they are worth.
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        groups, length, width = x.shape
-        # 4-D throughout: the ONNX exporter refuses attention in five dimensions.
-        q, k, v = self.qkv(x).reshape(groups, length, 3 * self.heads, -1).transpose(1, 2).chunk(3, dim=1)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.out(mixed.transpose(1, 2).reshape(groups, length, width))
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`bias` [1, heads, length, length] is added to the scores."""
+        return cast(Tensor, self.out(attend(self.qkv(x), self.heads, bias)))
+
+
+class Space(Attention):
+    """Attention over channels, to all of them or to the near ones, leaning on closeness where that is given."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.lean = nn.Parameter(torch.zeros(heads))
+
+    def mix(self, x: Tensor, channels: Channels) -> Tensor:
+        """[groups, N, D]; see `Channels` for who looks at whom."""
+        near, close = channels.near, channels.close
+        if near.shape[1]:
+            return self._nearest(x, near, close)
+        if close.shape[1]:
+            return cast(Tensor, self(x, (self.lean[:, None, None] * close)[None]))
+        return cast(Tensor, self(x))
+
+    def _nearest(self, x: Tensor, near: Tensor, close: Tensor) -> Tensor:
+        """Each channel's K neighbours are gathered, head by head."""
+        groups, n, width = x.shape
+        q, k, v = (part.chunk(self.heads, dim=-1) for part in self.qkv(x).chunk(3, dim=-1))
+        mixed = []
+        for head in range(self.heads):
+            key, value = (
+                part[head].index_select(1, near.reshape(-1)).reshape(groups, n, near.shape[1], -1) for part in (k, v)
+            )
+            score = (q[head][:, :, None] * key).sum(-1) * (width // self.heads) ** -0.5 + self.lean[head] * close
+            mixed.append((score.softmax(-1)[..., None] * value).sum(2))
+        return cast(Tensor, self.out(torch.cat(mixed, dim=-1)))
 
 
 class Block(nn.Module):
     """Attention over time, attention over channels, then a two-layer perceptron; all pre-norm."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, space: bool = True) -> None:
         super().__init__()
-        self.time_norm, self.space_norm, self.mlp_norm = (nn.LayerNorm(width) for _ in range(3))
-        self.time, self.space = Attention(width, heads), Attention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.time_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.time = Attention(width, heads)
+        self.space_norm = nn.LayerNorm(width) if space else None
+        self.space = Space(width, heads) if space else None
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width, bias=False), nn.GELU(), nn.Linear(2 * width, width, bias=False)
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, channels: Channels) -> Tensor:
         b, n, s, d = x.shape
         x = x + self.time(self.time_norm(x).reshape(b * n, s, d)).reshape(b, n, s, d)
-        across = self.space_norm(x).transpose(1, 2).reshape(b * s, n, d)
-        x = x + self.space(across).reshape(b, s, n, d).transpose(1, 2)
-        return x + self.mlp(self.mlp_norm(x))
+        if self.space is not None and self.space_norm is not None:
+            across = self.space_norm(x).transpose(1, 2).reshape(b * s, n, d)
+            x = x + self.space.mix(across, channels).reshape(b, s, n, d).transpose(1, 2)
+        return x + cast(Tensor, self.mlp(self.mlp_norm(x)))
 
 
 class Backbone(nn.Module):
-    """Tokens from patches. `forward` gives [B, N, S, D] for S patches of context and future together."""
+    """The transformer: `forward` gives [B, N, S, D] for S patches of context and future together."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        width, layers, heads = SIZES[config.size]
-        self.width = width
-        # A patch's token: values, observed flags and usual values, plus the window's level and scale.
-        self.patch = nn.ModuleDict({c: nn.Linear(3 * p + 2, width) for c, p in PATCHES.items()})
-        self.moment = nn.Linear(FEATURES + LEAD, width)
-        self.place = nn.Linear(PLACES, width)
-        self.kind = nn.Embedding(len(config.kinds) + 1, width)
-        self.sensor = nn.Embedding(len(config.sensors) + 1, width)
-        self.hidden = nn.Parameter(torch.zeros(width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        nn.init.normal_(self.kind.weight, std=0.02)
-        nn.init.normal_(self.sensor.weight, std=0.02)
+        self.width, layers, heads = SIZES[config.size]
+        self.tokens = Tokens(config)
+        self.blocks = nn.ModuleList(Block(self.width, heads, config.space) for _ in range(layers))
+        self.norm = nn.LayerNorm(self.width)
 
     def forward(
-        self,
-        cadence: str,
-        x: Tensor,  # [B, T, N] normalised values, 0 where hidden
-        observed: Tensor,  # [B, T, N]
-        usual: Tensor,  # [B, T, N] normalised profile
-        window: Tensor,  # [B, N, 2] level and scale of the window against the channel's own
-        calendar: Tensor,  # [B, S, FEATURES + LEAD]
-        place: Tensor,  # [N, PLACES]
-        kind: Tensor,  # [N]
-        sensor: Tensor,  # [N]
-    ) -> Tensor:
-        b, t, n = x.shape
-        p = PATCHES[cadence]
-        s = t // p
-
-        def patches(values: Tensor) -> Tensor:
-            return values.transpose(1, 2).reshape(b, n, s, p)
-
-        seen = patches(observed)
-        per_patch = torch.cat([patches(x), seen, patches(usual), window[:, :, None, :].expand(b, n, s, 2)], dim=-1)
-        who = self.kind(kind) + self.sensor(sensor) + self.place(place)
-        tokens = self.patch[cadence](per_patch) + self.moment(calendar)[:, None] + who[None, :, None]
-        tokens = tokens + (seen.amax(-1, keepdim=True) < 0.5) * self.hidden
+        self, cadence: str, x: Tensor, observed: Tensor, usual: Tensor, window: Tensor, calendar: Tensor,
+        channels: Channels,
+    ) -> Tensor:  # fmt: skip
+        """As `Tokens.forward`."""
+        tokens = self.tokens(cadence, x, observed, usual, window, calendar, channels)
         for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)
+            tokens = block(tokens, channels)
+        return cast(Tensor, self.norm(tokens))
 
 
 def normalise(values: Tensor, usual: Tensor, known: int, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,7 +123,7 @@ def normalise(values: Tensor, usual: Tensor, known: int, std: Tensor) -> tuple[T
 class Pretraining(nn.Module):
     """Backbone with a reconstruction head: the answer is profile shape at the window's level plus a correction."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Any) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.ModuleDict({c: nn.Linear(backbone.width, p) for c, p in PATCHES.items()})
@@ -157,7 +144,7 @@ class Pretraining(nn.Module):
         window = window_features(level, scale, batch["mean"], batch["std"])
         tokens = self.backbone(
             cadence, truth * shown, observed * shown, shape, window, batch["calendar"],
-            batch["place"], batch["kind"], batch["sensor"],
+            Channels(*(batch[k] for k in Channels._fields)),
         )  # fmt: skip
         b, n, s, _ = tokens.shape
         correction = self.head[cadence](tokens).reshape(b, n, s * p).transpose(1, 2)
@@ -179,9 +166,14 @@ class TaskModel(nn.Module):
     channel is answered by what it read around them and by its neighbours' present. Where nothing follows them, the
     anchor is the profile itself at the channel's long-run level: one that follows the window would follow a lasting
     anomaly too.
+
+    `drivers`: of how many kinds the anchor is told the values over the asked steps, see `Windows.ahead`.
     """
 
-    def __init__(self, backbone: Backbone, spec: Spec, outputs: int, reconstruct: bool = False) -> None:
+    hides = True
+    """Whether what is asked inside a window is hidden."""
+
+    def __init__(self, backbone: Any, spec: Spec, outputs: int, reconstruct: bool = False, drivers: int = 0) -> None:
         super().__init__()
         self.backbone, self.reconstruct, self.outputs = backbone, reconstruct, outputs
         self.cadence, self.patch, self.context, self.horizon = spec.cadence, spec.patch, spec.context, spec.horizon
@@ -189,17 +181,29 @@ class TaskModel(nn.Module):
         self.after, self.follows = spec.after, spec.after > 0 or not reconstruct
         self.head = nn.Linear(backbone.width, spec.patch * outputs)
         self.anchor = nn.Linear(2 * (self.known + self.after) + spec.horizon, spec.horizon)
-        for layer in (self.head, self.anchor):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.drivers = nn.Linear(drivers * spec.horizon, spec.horizon, bias=False) if drivers else None
+        for layer in (self.head, self.anchor, self.drivers):
+            for parameter in layer.parameters() if layer is not None else ():
+                nn.init.zeros_(parameter)
+
+    @torch.no_grad()
+    def anchor_on(self, weight: Array, bias: Array) -> None:
+        """Take a ridge's `weight` [H, 2K+H+drivers·H] and `bias` [H]."""
+        own = self.anchor.in_features
+        self.anchor.weight.copy_(torch.from_numpy(weight[:, :own]))
+        self.anchor.bias.copy_(torch.from_numpy(bias))
+        if self.drivers is not None:
+            self.drivers.weight.copy_(torch.from_numpy(weight[:, own:]))
 
     def forward(
         self, values: Tensor, observed: Tensor, profile: Tensor, calendar: Tensor, mean: Tensor, std: Tensor,
-        place: Tensor, kind: Tensor, sensor: Tensor,
+        place: Tensor, kind: Tensor, sensor: Tensor, unit_id: Tensor, near: Tensor, close: Tensor, ahead: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Anchor [B, H, N] in units, raw head outputs [B, H, N, outputs] and scale [B, 1, N].
 
-        values, observed: [B, context, N]; profile: [B, context + future, N]; the rest as in `Backbone.forward`.
+        values, observed: [B, context, N], or with what is known ahead [B, context + future, N], where only what was
+        observed counts; profile: [B, context + future, N]; ahead: `Windows.ahead` [N, drivers]; the rest as in
+        `Tokens.forward`.
         """
         if self.follows:
             level, usual_level, scale = normalise(self._around(values), self._around(profile), self.context, std)
@@ -207,14 +211,17 @@ class TaskModel(nn.Module):
             level = torch.zeros_like(values[:, :1]) + mean
             usual_level, scale = level, torch.zeros_like(level) + std
         x, shape = (values - level) / scale, (profile - usual_level) / scale
+        channels = Channels(place, kind, sensor, unit_id, near, close)
         window = window_features(level, scale, mean, std)
         usual = shape[:, self.known : self.known + self.horizon]
         anchor = level + scale * usual
         if self.follows:
             given = torch.cat([self._around(x), self._around(shape), usual], dim=1).transpose(1, 2)
             anchor = anchor + scale * self.anchor(given).transpose(1, 2)
+        if self.drivers is not None:
+            driven = (x[:, self.known : self.known + self.horizon] @ ahead).transpose(1, 2).flatten(1)
+            anchor = anchor + scale * self.drivers(driven)[:, :, None]
 
-        who = (place, kind, sensor)
         if self.reconstruct:
             shape, calendar = shape[:, : self.context], calendar[:, : self.context // self.patch]
             step = torch.arange(self.context, device=x.device)
@@ -222,19 +229,27 @@ class TaskModel(nn.Module):
             late = inside.to(x.dtype)[None, :, None]
             odd = (torch.arange(x.shape[2], device=x.device) % 2).to(x.dtype)[None, None, :]
             tokens = torch.zeros((), dtype=x.dtype, device=x.device)
-            for turn in (odd, 1 - odd):
-                shown = 1 - late * turn
-                part = self.backbone(self.cadence, x * shown, observed * shown, shape, window, calendar, *who)
+            for turn in (odd, 1 - odd) if self.hides else (torch.ones_like(odd),):
+                shown = 1 - late * turn if self.hides else torch.ones_like(late)
+                part = self.backbone(self.cadence, x * shown, observed * shown, shape, window, calendar, channels)
                 tokens = tokens + part * turn[:, 0, :, None, None]
         else:
-            ahead = torch.zeros_like(shape[:, self.context :])
-            x, observed = torch.cat([x, ahead], dim=1), torch.cat([observed, ahead], dim=1)
-            tokens = self.backbone(self.cadence, x, observed, shape, window, calendar, *who)
+            if x.shape[1] > self.context:  # only what was measured there is known ahead, nothing that was filled in
+                later = x[:, self.context :] * observed[:, self.context :]
+                x = torch.cat([x[:, : self.context], later], dim=1)
+            else:
+                asked = torch.zeros_like(shape[:, self.context :])
+                x, observed = torch.cat([x, asked], dim=1), torch.cat([observed, asked], dim=1)
+            tokens = self.backbone(self.cadence, x, observed, shape, window, calendar, channels)
         first = tokens.shape[2] - self.asked - self.after // self.patch
         asked = tokens[:, :, first : first + self.asked]
         b, n = asked.shape[:2]
-        raw = self.head(asked).reshape(b, n, self.asked * self.patch, self.outputs)
+        raw = self.said(asked).reshape(b, n, self.asked * self.patch, self.outputs)
         return anchor, raw.transpose(1, 2)[:, : self.horizon], scale
+
+    def said(self, asked: Tensor) -> Tensor:
+        """What the head makes of the asked patches' tokens [B, N, S, D]: [B, N, S, patch · outputs]."""
+        return cast(Tensor, self.head(asked))
 
     def _around(self, values: Tensor) -> Tensor:
         """The steps [B, K, N] that are known: before the asked ones and, inside a window, after them."""

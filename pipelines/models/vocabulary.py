@@ -1,4 +1,4 @@
-"""Numbers for what a channel is: its kind, its sensor, where it stands. Number 0 is unknown."""
+"""Numbers for what a channel is: its kind, unit and sensor, where it stands. Number 0 is unknown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,32 +7,37 @@ import numpy as np
 
 from pipelines.core import windows
 from pipelines.models.data import Windows
+from pipelines.models.tokens import Config
 
 Array = np.ndarray[Any, Any]
 
 
-def collect(domains: Sequence[Windows]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[float, float]]:
-    """Kinds and sensors (as sensor/kind) of all channels, sorted, and the middle of all known places in degrees."""
+def collect(domains: Sequence[Windows]) -> dict[str, Any]:
+    """`kinds`, `units` and `sensors` (as sensor/kind) of all channels, sorted, and `centre`, the middle of all known
+    places in degrees: as `Config` takes them."""
+    units = sorted({u for d in domains for u in d.channel("unit")})
     kinds = sorted({k for d in domains for k in d.channel("kind")})
     sensors = sorted({name for d in domains for name in _names(d)})
     places = np.concatenate([_places(d) for d in domains])
     centre = places[np.isfinite(places).all(1)]
     middle = tuple(round(float(v), 4) for v in centre.mean(0)) if len(centre) else (0.0, 0.0)
-    return tuple(kinds), tuple(sensors), (middle[0], middle[1])
+    return {"kinds": tuple(kinds), "units": tuple(units), "sensors": tuple(sensors), "centre": (middle[0], middle[1])}
 
 
-def numbers(
-    windows_: Windows, kinds: Sequence[str], sensors: Sequence[str], centre: tuple[float, float]
-) -> dict[str, Array]:
-    """`kind` and `sensor` int64 [N], `place` float32 [N, 12] of the channels of `windows_`."""
-    kind_number = {k: i + 1 for i, k in enumerate(kinds)}
-    sensor_number = {s: i + 1 for i, s in enumerate(sensors)}
+def numbers(windows_: Windows, known: Config) -> dict[str, Array]:
+    """`kind`, `unit_id` and `sensor` int64 [N], `place` float32 [N, 12] of the channels of `windows_`."""
     places = _places(windows_)
     return {
-        "kind": np.array([kind_number.get(k, 0) for k in windows_.channel("kind")], np.int64),
-        "sensor": np.array([sensor_number.get(s, 0) for s in _names(windows_)], np.int64),
-        "place": windows.locations(places[:, 0], places[:, 1], centre),
+        "kind": _number(windows_.channel("kind"), known.kinds),
+        "unit_id": _number(windows_.channel("unit"), known.units),
+        "sensor": _number(_names(windows_), known.sensors),
+        "place": windows.locations(places[:, 0], places[:, 1], known.centre),
     }
+
+
+def _number(words: Sequence[str], known: Sequence[str]) -> Array:
+    number = {word: i + 1 for i, word in enumerate(known)}
+    return np.array([number.get(word, 0) for word in words], np.int64)
 
 
 def _places(windows_: Windows) -> Array:

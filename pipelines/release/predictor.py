@@ -15,7 +15,7 @@ from pipelines.core.windows import Spec
 from pipelines.release import bundle
 
 Array = np.ndarray[Any, Any]
-PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "reference")
+PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "close", "ahead", "reference")
 CHUNK = 64
 """Windows a call: bounds the memory of long batches."""
 

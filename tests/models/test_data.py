@@ -12,6 +12,7 @@ from pipelines.core.windows import Spec
 from pipelines.models import data as module
 from pipelines.models import vocabulary
 from pipelines.models.data import Windows, spread_out, strangers
+from pipelines.models.tokens import Config
 
 
 @pytest.fixture(scope="module")
@@ -167,15 +168,17 @@ def test_spread_out() -> None:
 
 def test_vocabulary_numbers_are_found_again_and_strangers_are_zero(root: Path) -> None:
     chosen = one(root, False)
-    kinds, sensors, centre = vocabulary.collect([chosen, one(root, True)])
-    assert kinds == ("a", "w")
-    assert sensors == ("m/w", "s1/a", "s2/a", "s3/a", "s4/a")
-    found = vocabulary.numbers(chosen, kinds, sensors, centre)
-    assert [sensors[i - 1] for i in found["sensor"]] == ["s1/a", "s2/a", "s3/a", "s4/a", "m/w"]
+    known = Config("tiny", **vocabulary.collect([chosen, one(root, True)]))
+    assert (known.kinds, known.units) == (("a", "w"), ("u",))
+    assert known.sensors == ("m/w", "s1/a", "s2/a", "s3/a", "s4/a")
+    found = vocabulary.numbers(chosen, known)
+    assert found["unit_id"].tolist() == [1] * 5
+    assert [known.sensors[i - 1] for i in found["sensor"]] == ["s1/a", "s2/a", "s3/a", "s4/a", "m/w"]
     assert found["place"].shape == (5, 12)
     assert found["place"].dtype == np.float32
-    stranger = vocabulary.numbers(chosen, ("w",), ("s1/a",), centre)
+    stranger = vocabulary.numbers(chosen, Config("tiny", ("w",), ("s1/a",), units=("kW",)))
     assert stranger["kind"].tolist() == [0, 0, 0, 0, 1]
+    assert not stranger["unit_id"].any()
     assert stranger["sensor"].tolist() == [1, 0, 0, 0, 0]
 
 

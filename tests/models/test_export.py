@@ -14,19 +14,21 @@ from toy_city import batch
 
 from pipelines.core.windows import Spec
 from pipelines.models import export, objectives
-from pipelines.models.series import Backbone, Config, TaskModel
+from pipelines.models.series import Backbone, TaskModel
+from pipelines.models.tokens import Config
 
 TESTS = Path(__file__).resolve().parents[1]
 SPEC = Spec.of(3600, 24, 6, "Europe/Amsterdam")
 CLASSES = {"names": ["a", "b", "c"], "edges": [0.8, 1.0]}
 KINDS = ["forecast", "anomaly", "classify"]
+CONFIG = Config("tiny", ("a",), ("s/a",), units=("u",))
 
 
 def served(objective: str) -> export.Served:
     torch.manual_seed(0)
     sibling = objectives.load(objective)
     aux: dict[str, Any] = {"noise": torch.ones(6), **(CLASSES if objective == "classify" else {})}
-    made = TaskModel(Backbone(Config("tiny", ("a",), ("s/a",))), SPEC, sibling.outputs(aux), objective == "anomaly")
+    made = TaskModel(Backbone(CONFIG), SPEC, sibling.outputs(aux), objective == "anomaly")
     for layer in (made.head, made.anchor):
         torch.nn.init.normal_(layer.weight, std=0.05)
     return export.Served(made, sibling, aux)
@@ -39,6 +41,8 @@ def inputs(n: int, size: int) -> dict[str, Any]:
         "place": rng.normal(size=(n, 12)).astype(np.float32),
         "kind": np.ones(n, np.int64),
         "sensor": np.arange(n, dtype=np.int64) % 2,
+        "unit_id": np.ones(n, np.int64),
+        **{k: np.zeros((n, 0), np.float32) for k in ("near", "close", "ahead")},
         "reference": np.full(n, 50, np.float32),
     }
 

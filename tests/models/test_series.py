@@ -10,22 +10,34 @@ from toy_city import batch
 from pipelines.core.windows import Spec, known_steps
 from pipelines.models import export, objectives, ridge
 from pipelines.models.ridge import Ridge
-from pipelines.models.series import SIZES, Backbone, Config, Pretraining, TaskModel, normalise
+from pipelines.models.series import Backbone, Pretraining, TaskModel, normalise
+from pipelines.models.tokens import SIZES, Config
 
 SPEC = Spec.of(3600, 24, 5, "Europe/Amsterdam")
 WHOLE = Spec.of(3600, 24, 6, "Europe/Amsterdam")
 N = 4
+CONFIG = Config("tiny", ("a",), ("s/a",), units=("u",))
 
 
 def model(spec: Spec, outputs: int = 4, reconstruct: bool = False, noisy: bool = True) -> TaskModel:
     """A task model; `noisy`: with a head and an anchor that say something."""
     torch.manual_seed(0)
-    made = TaskModel(Backbone(Config("tiny", ("a",), ("s/a",))), spec, outputs, reconstruct)
+    made = TaskModel(Backbone(CONFIG), spec, outputs, reconstruct)
     if noisy:
         for layer in (made.head, made.anchor):
             torch.nn.init.normal_(layer.weight, std=0.1)
             torch.nn.init.normal_(layer.bias, std=0.1)
     return made.eval()
+
+
+def alone(n: int) -> dict[str, Any]:
+    """Channels of one unit, without a graph, nothing known ahead."""
+    return {
+        "unit_id": np.ones(n, np.int64),
+        "near": np.zeros((n, 0), np.int64),
+        "close": np.zeros((n, 0), np.float32),
+        "ahead": np.zeros((n, 0), np.float32),
+    }
 
 
 def ask(made: TaskModel, data: dict[str, Any], n: int = N) -> tuple[np.ndarray, ...]:
@@ -34,6 +46,7 @@ def ask(made: TaskModel, data: dict[str, Any], n: int = N) -> tuple[np.ndarray, 
         "place": rng.normal(size=(n, 12)).astype(np.float32),
         "kind": np.ones(n, np.int64),
         "sensor": np.arange(n) % 2,
+        **alone(n),
         "reference": np.ones(n, np.float32),
     }
     given = {**data, **who}
@@ -134,7 +147,7 @@ def test_asked_steps_are_the_horizon_although_patches_are_longer() -> None:
 
 def test_hidden_patches_have_no_influence_in_pretraining() -> None:
     torch.manual_seed(0)
-    backbone = Backbone(Config("tiny", ("a",), ("s/a",)))
+    backbone = Backbone(CONFIG)
     made = Pretraining(backbone).eval()
     torch.nn.init.normal_(made.head["1h"].weight, std=0.1)
     spec = Spec.of(3600, 30, 6, "UTC")
@@ -145,6 +158,7 @@ def test_hidden_patches_have_no_influence_in_pretraining() -> None:
         "place": torch.zeros(N, 12),
         "kind": torch.ones(N, dtype=torch.int64),
         "sensor": torch.zeros(N, dtype=torch.int64),
+        **{k: torch.from_numpy(v) for k, v in alone(N).items()},
     }
     mask = torch.zeros(3, 5, N)
     mask[:, 2, 1] = 1
