@@ -5,6 +5,7 @@ Tensors are written unsharded, so that another number of processes can go on wit
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -34,7 +35,7 @@ def input_key(model: nn.Module, settings: Trainer, batches: list[Batch], data: A
     so that other data change them; `data` (JSON) adds what they do not show.
     """
     digest = hashlib.sha256(files.to_json([settings.model_dump(mode="json", exclude=WHERE), data]))
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in _code():
         digest.update(path.read_bytes())
     weights = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
     for values in (weights, *batches):
@@ -43,6 +44,13 @@ def input_key(model: nn.Module, settings: Trainer, batches: list[Batch], data: A
             value = values[name]
             digest.update(_bytes(value) if isinstance(value, Tensor) else str(value).encode())
     return digest.hexdigest()
+
+
+def _code() -> list[Path]:
+    """The files of this package that are loaded."""
+    package = __name__.partition(".")[0]
+    loaded = (m for name, m in list(sys.modules.items()) if name.partition(".")[0] == package)
+    return sorted({Path(m.__file__) for m in loaded if getattr(m, "__file__", None)})  # type: ignore[arg-type]
 
 
 def _bytes(tensor: Tensor) -> Any:

@@ -97,6 +97,8 @@ class Training:
                 batches = [telemetry.to_device(b, self.fabric.device) for b in ahead.take()]
                 waited = ahead.waited - before
                 asks = self.step(batches, asked())
+                if world == 1 and asked():  # many must agree first, in the next step
+                    asks |= STOP
                 seconds = time.perf_counter() - began
                 flops = self.meter.flops(self.module, batches)
                 self.meter.step(seconds, waited, sum(map(telemetry.tokens, batches)), flops)

@@ -40,7 +40,7 @@ def launch(settings: Trainer, what: str) -> Any:
             precision=settings.precision,
         )
         fabric.launch()
-    except (ValueError, ImportError) as error:  # Lightning's own errors are ValueErrors
+    except (ValueError, ImportError, RuntimeError) as error:
         told = " ".join(str(error).split())[:200]
         raise UserError(f"{what}: accelerator {settings.accelerator}, devices {settings.devices}: {told}") from None
     if fabric.global_rank:
