@@ -52,7 +52,7 @@ def _answer(predictor: Predictor, data: Windows) -> Answer:
 
     def answer(rows: Array) -> Array:
         parts = [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
-        return np.concatenate([predictor.predict(data.read(p, data.spec.context), data.starts(p)) for p in parts])
+        return np.concatenate([predictor.predict(data.given(p), data.starts(p)) for p in parts])
 
     return answer
 

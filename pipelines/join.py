@@ -8,6 +8,8 @@ An input on another step never looks into the future. A value of the input's ste
 row that begins at u may use what is known by its own end, u+S. A coarser input holds its last known value, NaN if
 that was missing; a finer one is aggregated over the row by its kind's `aggregate`. Rows before the input begins
 or after it ends are NaN.
+
+An input with `ahead` lies here like any other; that its later rows are shown to the model is the windows' matter.
 """
 
 import datetime as dt
@@ -78,7 +80,7 @@ def _open(paths: Paths, city: Params, source: str) -> grid.Series:
 def _parts(
     paths: Paths, city: Params, task: Task, key: str, target: grid.Series
 ) -> tuple[list[Part], dict[str, tuple[int, int]]]:
-    """What is joined, in order, and the column ranges of target, label and input."""
+    """What is joined, in order, and the column ranges of target, label, input and, last, inputs known ahead."""
     at = f"{params.PARAMS}: tasks.{key}"
     parts = [_part(target, city, task.target, f"{at}.target")]
     ends = [len(parts[0].columns)]
@@ -88,11 +90,14 @@ def _parts(
         own = label.columns[pc.is_in(label.channels["sensor"], sensors).to_numpy(zero_copy_only=False)]
         parts.append(Part(target, own, label.aggregates[: len(own)]))
     ends.append(ends[0] + sum(len(part.columns) for part in parts[1:]))
-    for i, chosen in enumerate(task.inputs):
+    for i, chosen in sorted(enumerate(task.inputs), key=lambda pair: pair[1].ahead):
         series = target if chosen.source == task.target.source else _open(paths, city, chosen.source)
         parts.append(_part(series, city, chosen, f"{at}.inputs.{i}"))
-    ends.append(sum(len(part.columns) for part in parts))
-    return parts, {"target": (0, ends[0]), "label": (ends[0], ends[1]), "input": (ends[1], ends[2])}
+    ahead = sum(chosen.ahead for chosen in task.inputs)
+    known = sum(len(part.columns) for part in parts[len(parts) - ahead :])
+    ends.append(sum(len(part.columns) for part in parts) - known)
+    roles = {"target": (0, ends[0]), "label": (ends[0], ends[1]), "input": (ends[1], ends[2])}
+    return parts, {**roles, **({"ahead": (ends[2], ends[2] + known)} if ahead else {})}
 
 
 def _part(series: grid.Series, city: Params, chosen: Select, at: str) -> Part:

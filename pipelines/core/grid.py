@@ -6,7 +6,7 @@
       channels.parquet  a row a channel: sensor, kind, unit, aggregate, label, latitude, longitude, district
       scalers.npy       float32 [2, N]: mean and standard deviation over the training split
       edges.parquet     sensor-to-sensor weights, where the source has a graph
-      roles.json        only in a joined grid: column ranges of target, label and input
+      roles.json        only in a joined grid: column ranges of target, label, input and ahead
       values/2025-03.npy
 
 Channels are ordered by the day they first appear, then by sensor and kind. A chunk holds the channels
@@ -89,7 +89,7 @@ class Series:
 
     @cached_property
     def roles(self) -> dict[str, tuple[int, int]]:
-        """Column ranges of `target`, `label` and `input` in a joined grid; empty elsewhere."""
+        """Column ranges of `target`, `label`, `input` and, where some are, `ahead` in a joined grid; empty elsewhere."""
         path = self.folder / "roles.json"
         return {k: (v[0], v[1]) for k, v in files.read_json(path).items()} if path.exists() else {}
 

@@ -421,6 +421,10 @@ class Select(Model):
 
     source: Name
     kinds: tuple[Name, ...] = ()
+    ahead: bool = False
+    """Of an input whose values over the horizon are known, or forecast, when the question is asked, such as weather:
+    the model is given those too. In training and evaluation what was measured stands in for the forecast, so that
+    scores are those of a perfect one; the bundle's channels say so (role `ahead`)."""
 
 
 class Classes(Model):
@@ -512,6 +516,10 @@ class Task(Model):
     def _objective(self) -> "Task":
         if (self.objective == "classify") != (self.classes is not None):
             raise ValueError("`classes` belongs to objective classify, and it needs them")
+        if self.target.ahead:
+            raise ValueError("target.ahead: only inputs can be known ahead")
+        if self.objective not in ("forecast", "classify") and any(chosen.ahead for chosen in self.inputs):
+            raise ValueError(f"inputs: `ahead` belongs to forecast and classify; {self.objective} sees inputs already")
         if self.label and self.objective != "anomaly":
             raise ValueError("`label` belongs to objective anomaly")
         if self.finetune.head and self.objective != "anomaly":

@@ -17,7 +17,9 @@ from pipelines.release import bundle
 Array = np.ndarray[Any, Any]
 PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "close", "ahead", "reference")
 CHUNK = 64
-"""Windows a call: bounds the memory of long batches."""
+"""Windows a call, fewer of many channels: bounds the memory of long batches."""
+CELLS = 32_768
+"""Windows times channels a call."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,21 @@ class Predictor:
     def reconstruct(self) -> bool:
         return bool(self.config["reconstruct"])
 
+    @cached_property
+    def ahead(self) -> Array:
+        """Of which channels the model is given the values over the horizon too, bool [N]."""
+        return np.array([c.get("role") == "ahead" for c in self.channels])
+
+    @property
+    def steps(self) -> int:
+        """How long a window of readings is: the context, and the future where inputs are known ahead."""
+        return self.spec.context + (self.spec.future if self.ahead.any() else 0)
+
     def inputs(self, values: Array, starts: Array) -> dict[str, Array]:
-        """What the graph is given for raw readings [B, context, N] that begin at `starts` (UTC, [B])."""
+        """What the graph is given for raw readings [B, steps, N] that begin at `starts` (UTC, [B])."""
         known = windows.known_steps(self.spec, self.reconstruct)
+        late = np.arange(values.shape[1]) >= self.spec.context
+        values = np.where(late[:, None] & ~self.ahead, np.float32(np.nan), values)
         prepared = windows.prepare(values, starts, self.tables["profile"], self.spec, known)
         return {**prepared, **{k: self.tables[k] for k in PER_CHANNEL}}
 
@@ -94,15 +108,22 @@ class Predictor:
         return answer
 
     def predict(self, values: Array, starts: Array) -> Array:
-        """Calibrated answers [B, H, targets, names] for raw readings [B, context, N], NaN = missing."""
-        if values.shape[1:] != (self.spec.context, len(self.channels)):
+        """Calibrated answers [B, H, targets, names] for raw readings [B, context, N], NaN = missing.
+
+        With inputs known ahead, [B, steps, N]: after the context they alone count, and may be missing too.
+        """
+        if values.shape[1:] == (self.spec.context, len(self.channels)):
+            rest = np.full((len(values), self.steps - self.spec.context, len(self.channels)), np.nan, np.float32)
+            values = np.concatenate([values, rest], axis=1)
+        if values.shape[1:] != (self.steps, len(self.channels)):
             raise UserError(
                 f"readings have shape {values.shape[1:]}, this model reads "
-                f"{self.spec.context} steps of {len(self.channels)} channels"
+                f"{self.steps} steps of {len(self.channels)} channels"
             )
+        size = max(1, min(CHUNK, CELLS // len(self.channels)))
         parts = [
-            self.run(self.inputs(values[i : i + CHUNK], starts[i : i + CHUNK]))[:, :, : self.targets]
-            for i in range(0, len(values), CHUNK)
+            self.run(self.inputs(values[i : i + size], starts[i : i + size]))[:, :, : self.targets]
+            for i in range(0, len(values), size)
         ]
         return calibrated(np.concatenate(parts), self.tables.get("spread"))
 
@@ -110,8 +131,8 @@ class Predictor:
         """Long readings in, long answers out.
 
         rows: `time` (UTC datetime64), `sensor`, `kind`, `value`, equally long; the window ends with the newest step of
-        which a target was read. Returns the `columns`, a row a step and target. Sensors the model does not know are
-        ignored, absent ones count as missing. Raises UserError when no target was read.
+        which a target was read; of inputs known ahead later rows count too. Returns the `columns`, a row a step and
+        target. Sensors the model does not know are ignored, absent ones count as missing. Raises UserError when no target was read.
         """
         step = np.timedelta64(self.spec.step_s, "s")
         values, start = self.window(rows)
@@ -130,7 +151,7 @@ class Predictor:
         }
 
     def window(self, rows: dict[str, Array]) -> tuple[Array, np.datetime64]:
-        """Readings on the model's grid [1, context, N] and when it begins, as `join` would have put them there.
+        """Readings on the model's grid [1, steps, N] and when it begins, as `join` would have put them there.
 
         A reading is known when the step it was measured in has ended; a coarser one holds until the next is due, finer
         ones of one step are aggregated as their kind is.
@@ -149,9 +170,9 @@ class Predictor:
         end = int(row[column < self.targets].max()) + 1
         hold = np.maximum(own // step, 1)
         early = int(hold.max()) - 1  # a value from before the window may still hold in it
-        length = self.spec.context + early
-        row = row - (end - length)
-        inside = (row >= 0) & (row < length)
+        length, past = self.steps + early, self.spec.context + early
+        row = row - (end - past)
+        inside = (row >= 0) & (row < np.where(self.ahead[column], length, past))
         order = np.argsort(seconds[inside], kind="stable")
         row, column, value = row[inside][order], column[inside][order], value[inside][order]
         how = np.array([c.get("aggregate", "mean") for c in self.channels])
