@@ -94,13 +94,13 @@ class Week:
     mean: Array
 
     @classmethod
-    def of(cls, series: Series, spec: Spec, block: int = 8192) -> "Week":
-        """Add up, `block` rows at a time."""
+    def of(cls, series: Series, spec: Spec) -> "Week":
+        """Add up, some rows at a time."""
         shape = (604800 // spec.step_s, len(series.channels))
         total, count = np.zeros(shape), np.zeros(shape)
         lo, hi = series.splits["train"]
-        for a in range(lo, hi, block):
-            b = min(a + block, hi)
+        for a in range(lo, hi, series.block):
+            b = min(a + series.block, hi)
             values = series.read(a, b).astype(np.float64)
             where = calendar.slot_of_week(series.times(a, b), spec.timezone, spec.holidays, spec.step_s)
             seen = np.isfinite(values)
@@ -120,24 +120,36 @@ class Week:
     @cached_property
     def profile(self) -> Array:
         """float32 [slots, N]."""
-        slots = np.arange(len(self.total))
-        return self._at(slots, np.zeros((len(slots), len(self.mean))), np.zeros((len(slots), len(self.mean))))
+        slots, columns = np.arange(len(self.total)), np.arange(len(self.mean))
+        nothing = np.zeros((len(slots), len(columns)))
+        return self._at(slots, columns, nothing, nothing)
 
-    def without(self, times: Array, own: Array, spec: Spec) -> Array:
+    def without(self, times: Array, own: Array, spec: Spec, columns: Array | None = None) -> Array:
         """The profile at `times` [B, T], had the training readings `own` [B, T, N] (NaN = none) not been made.
 
         What is trained must not meet a profile that holds the very readings asked for: it would trust it too much.
+        `columns`: `own` is of these channels.
         """
+        columns = np.arange(len(self.mean)) if columns is None else columns
         slots = calendar.slot_of_week(times.reshape(-1), spec.timezone, spec.holidays, spec.step_s)
         flat = own.reshape(len(slots), -1).astype(np.float64)
         seen = np.isfinite(flat)
-        return self._at(slots, np.where(seen, flat, 0), seen.astype(np.float64)).reshape(own.shape)
+        return self._at(slots, columns, np.where(seen, flat, 0), seen.astype(np.float64)).reshape(own.shape)
 
-    def _at(self, slots: Array, own: Array, less: Array) -> Array:
-        day_total, day_count = (part[slots % len(part)] for part in self._daily)
-        day_count = day_count - less
-        daily = np.where(day_count > 0, (day_total - own) / np.maximum(day_count, 1), self.mean)
-        return ((self.total[slots] - own + daily) / (self.count[slots] - less + 1)).astype(np.float32)
+    def _at(self, slots: Array, columns: Array, own: Array, less: Array) -> Array:
+        day_total, day_count = (_pick(part, slots % len(part), columns) for part in self._daily)
+        day_count -= less
+        daily = np.where(day_count > 0, (day_total - own) / np.maximum(day_count, 1), self.mean[columns])
+        total, count = _pick(self.total, slots, columns), _pick(self.count, slots, columns)
+        return ((total - own + daily) / (count - less + 1)).astype(np.float32)
+
+
+def _pick(table: Array, rows: Array, columns: Array) -> Array:
+    """A new [len(rows), len(columns)] of [R, N], whole rows first where most columns are asked for."""
+    if 4 * len(columns) < table.shape[1]:
+        return table[rows[:, None], columns]
+    found = table.take(rows, axis=0)
+    return found if len(columns) == table.shape[1] else found.take(columns, axis=1)
 
 
 def profile_at(profile: Array, times: Array, spec: Spec) -> Array:

@@ -14,8 +14,6 @@ from pipelines.core.grid import Series
 from pipelines.core.windows import Spec
 
 Array = np.ndarray[Any, Any]
-IN_MEMORY = 1 << 30
-"""Grids up to a GiB are read once; larger ones stay memory-mapped."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,11 @@ class Windows:
         return [steps[i] for i in self.columns]
 
     @cached_property
-    def _whole(self) -> Array | None:
-        size = self.series.length * len(self.series.channels) * 4
-        return self.series.read()[:, self.columns] if size <= IN_MEMORY else None
+    def _columns(self) -> tuple[Array, Array | None]:
+        """The chosen columns of the grid, ascending, and where each chosen one lies among them (None: as chosen)."""
+        columns = np.array(self.columns, int)
+        found, where = np.unique(columns, return_inverse=True)
+        return found, None if np.array_equal(found, columns) else where
 
     @cached_property
     def week(self) -> windows.Week:
@@ -98,19 +98,16 @@ class Windows:
 
     def label(self, lo: int, hi: int) -> Array | None:
         """Labels of rows [lo, hi) as [hi-lo, targets], NaN where there is none; None when the task has no label."""
-        if not self.labels:
-            return None
-        return self._label[lo:hi]
-
-    @cached_property
-    def _label(self) -> Array:
-        found = np.array(self.labels)
-        values = self.series.read(0, None, np.maximum(found, 0))
-        return np.where(found >= 0, values, np.float32(np.nan))
+        return self._label(np.arange(lo, hi)) if self.labels else None
 
     def labelled(self, rows: Array) -> Array:
         """Labels of the asked steps of windows that begin at `rows`, [B, H, targets]; only for a task with a label."""
-        return self._label[(rows + self.known)[:, None] + np.arange(self.spec.horizon)]
+        return self._label((rows + self.known)[:, None] + np.arange(self.spec.horizon))
+
+    def _label(self, rows: Array) -> Array:
+        columns, where = np.unique(np.maximum(self.labels, 0), return_inverse=True)
+        values = self.series.gather(rows, columns)[..., where]
+        return np.where(np.array(self.labels) >= 0, values, np.float32(np.nan))
 
     def rows(self, split: str, stride: int) -> Array:
         """First rows of windows whose asked and later steps lie in `split`, `stride` steps apart.
@@ -132,13 +129,15 @@ class Windows:
             )
         return rows
 
-    def read(self, rows: Array, length: int) -> Array:
-        """Raw readings [B, length, N] from each of `rows` on; outside the grid NaN."""
-        if self._whole is None:
-            return np.stack([self.series.read(int(r), int(r) + length)[:, self.columns] for r in rows])
-        index = rows[:, None] + np.arange(length)
-        inside = (index >= 0) & (index < self.series.length)
-        return np.where(inside[..., None], self._whole[np.clip(index, 0, self.series.length - 1)], np.float32(np.nan))
+    def read(self, rows: Array, length: int, columns: Array | None = None) -> Array:
+        """Raw readings [B, length, N] from each of `rows` on; outside the grid NaN. `columns`: as `batch` says."""
+        found, where = self._columns
+        if columns is not None and where is None:
+            found = found[columns]
+        values = self.series.gather(rows[:, None] + np.arange(length), found)
+        if where is None:
+            return values
+        return values[..., where if columns is None else where[columns]]
 
     def given(self, rows: Array) -> Array:
         """What a model may see of the windows from each of `rows` on: raw readings [B, context, N], or with inputs
@@ -161,24 +160,27 @@ class Windows:
         """`core.windows.prepare` of the windows, with `mean`, `std` [N], `ahead` [N, kinds], which are `drivers`, and
         `truth` [B, H, targets] (NaN = missing).
 
-        A training window meets the profile of the other weeks, see `core.windows.Week.without`.
         columns: use only these of the chosen channels, ascending, so that the targets among them still come first.
         """
         columns = np.arange(len(self.columns)) if columns is None else columns
         targets = int((columns < self.targets).sum())
-        raw = self.read(rows, self.spec.context + self.spec.future)[..., columns]
-        starts = self.starts(rows)
-        usual = self.profile[:, columns]
-        index = rows[:, None] + np.arange(raw.shape[1])
-        lo, hi = self.series.splits["train"]
-        inside = (index >= lo) & (index < hi)
-        if inside.any():
-            own = np.where(inside[..., None], raw, np.nan)
-            usual = self.week.take(columns).without(windows.window_times(starts, self.spec), own, self.spec)
+        raw = self.read(rows, self.spec.context + self.spec.future, columns)
+        starts, usual = self.starts(rows), self.usual(rows, raw, columns)
         batch = windows.prepare(self._hide(raw, columns), starts, usual, self.spec, self.known)
         truth = raw[:, self.known : self.known + self.spec.horizon, :targets]
         each = {"mean": self.mean[columns], "std": self.std[columns], "ahead": self.drivers[columns]}
         return {**batch, **each, "truth": truth}
+
+    def usual(self, rows: Array, raw: Array, columns: Array) -> Array:
+        """What the profile says of each step of windows that read `raw` [B, T, K], float32 [B, T, K]: in the training
+        period that of the other weeks, see `core.windows.Week.without`."""
+        index = rows[:, None] + np.arange(raw.shape[1])
+        times = self.series.start + index * self.series.step
+        lo, hi = self.series.splits["train"]
+        inside = (index >= lo) & (index < hi)
+        if not inside.any():
+            return windows.profile_at(self.profile, times, self.spec)[..., columns]
+        return self.week.without(times, np.where(inside[..., None], raw, np.float32(np.nan)), self.spec, columns)
 
     def batches(self, rows: Array, size: int) -> Iterator[dict[str, Array]]:
         """`rows` in order, `size` windows at a time."""

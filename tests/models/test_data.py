@@ -1,15 +1,17 @@
 """Windows of a grid: inside their split, alike from memory and disk, and clear when there are none."""
 
+import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from toy_city import SENSORS, data, opened
 
-from pipelines.core import windows
+from pipelines.core import grid, windows
 from pipelines.core.errors import UserError
+from pipelines.core.grid import Series
 from pipelines.core.windows import Spec
-from pipelines.models import data as module
 from pipelines.models import vocabulary
 from pipelines.models.data import Windows, spread_out, strangers
 from pipelines.models.tokens import Config
@@ -22,6 +24,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def one(root: Path, reconstruct: bool) -> Windows:
     return opened(root, "leaks" if reconstruct else "ahead", reconstruct)
+
+
+def change(chosen: Windows, rows: slice, columns: Any, value: float) -> None:
+    """Overwrite readings of an opened grid, in memory only."""
+    whole = chosen.series.read()
+    whole[rows, np.array(chosen.columns)[columns]] = value
+    parts = [whole[lo:hi].view(Copy) for _, lo, hi in chosen.series.chunks]
+    chosen.series.__dict__["_maps"] = parts
+
+
+class Copy(np.ndarray[Any, Any]):
+    """A month in memory, which nothing maps."""
+
+    _mmap = mmap.mmap(-1, 1)
 
 
 @pytest.mark.parametrize("reconstruct", [False, True])
@@ -53,21 +69,32 @@ def test_training_and_validation_never_read_the_test_period(root: Path, tmp_path
     assert not np.array_equal(mine.batch(rows)["truth"], other.batch(rows)["truth"], equal_nan=True)
 
 
-def test_from_memory_and_from_disk_alike(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = one(root, False)
-    assert memory._whole is not None
-    monkeypatch.setattr(module, "IN_MEMORY", 0)
-    disk = one(root, False)
-    length = memory.series.length
-    rows = np.array([-30, -3, 0, 100, length - 10, length + 5])
-    assert disk._whole is None
-    found = memory.read(rows, 40)
+def test_windows_over_the_ends_of_months_and_of_the_grid(root: Path) -> None:
+    chosen = one(root, False)
+    length = chosen.series.length
+    whole = chosen.series.read()[:, list(chosen.columns)]
+    months = [lo for _, lo, _ in chosen.series.chunks]
+    assert len(months) > 1
+    rows = np.array([-30, -3, 0, 100, months[1] - 20, length - 10, length + 5])
+    found = chosen.read(rows, 40)
     assert found.dtype == np.float32
-    assert np.array_equal(found, disk.read(rows, 40), equal_nan=True)
-    assert np.isnan(found[0, :30]).all()
-    assert np.isnan(found[-1]).all()
-    for key, value in memory.batch(rows[:4]).items():
-        assert np.array_equal(value, disk.batch(rows[:4])[key], equal_nan=True)
+    for b, row in enumerate(rows):
+        at = np.arange(row, row + 40)
+        inside = (at >= 0) & (at < length)
+        assert np.array_equal(found[b, inside], whole[at[inside]], equal_nan=True)
+        assert np.isnan(found[b, ~inside]).all()
+    assert np.array_equal(chosen.read(rows, 40, np.array([0, 3])), found[..., [0, 3]], equal_nan=True)
+
+
+def test_what_is_mapped_in_is_let_go_and_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = one(root, False)
+    rows = chosen.rows("train", 5)
+    before = chosen.read(rows, 40)
+    dropped = []
+    monkeypatch.setattr(grid, "RESIDENT", 1000)
+    monkeypatch.setattr(Series, "_resident", property(lambda self: [dropped.append(1) or 2000]))
+    assert np.array_equal(chosen.read(rows, 40), before, equal_nan=True)
+    assert dropped
 
 
 def test_a_batch_of_some_columns_is_the_batch_without_the_others(root: Path) -> None:
@@ -105,10 +132,8 @@ def test_truth_is_what_was_measured_at_that_time(root: Path) -> None:
 def test_what_comes_after_now_is_truth_and_nothing_else(root: Path) -> None:
     one_, other = one(root, False), one(root, False)
     rows = one_.rows("test", 80)[:2]  # training windows also take their own readings out of the profile
-    whole = other.series.read()[:, list(other.columns)]
     for row in rows:
-        whole[row + 24 : row + 60] = -7
-    object.__setattr__(other, "_whole", whole)
+        change(other, slice(row + 24, row + 60), slice(None), -7)
     before, after = one_.batch(rows), other.batch(rows)
     assert (after["truth"] == -7).all()
     assert all(np.array_equal(v, after[k]) for k, v in before.items() if k != "truth")
@@ -116,9 +141,7 @@ def test_what_comes_after_now_is_truth_and_nothing_else(root: Path) -> None:
 
 def test_asked_readings_do_not_fill_a_gap_before_them(root: Path) -> None:
     chosen = one(root, True)
-    whole = chosen.series.read()[:, list(chosen.columns)]
-    whole[100:118, 2] = np.nan
-    object.__setattr__(chosen, "_whole", whole)
+    change(chosen, slice(100, 118), 2, np.nan)
     batch = chosen.batch(np.array([100]))
     assert chosen.known == 18
     assert np.array_equal(batch["values"][0, :18, 2], batch["profile"][0, :18, 2])
