@@ -15,21 +15,11 @@ from pipelines.core.errors import UserError
 from pipelines.core.params import Params, Source, Task
 from pipelines.core.paths import Paths
 from pipelines.models import objectives
+from pipelines.models.evaluation import words
+from pipelines.models.evaluation.words import number
 from pipelines.release import bundle
 
 FORMAT = 1
-METHODS = {"model": "model", "last_value": "last value", "profile": "profile", "ridge": "ridge"}
-NAMES = {
-    "mae": "MAE",
-    "rmse": "RMSE",
-    "macro_f1": "macro F1",
-    "f1": "F1",
-    "auroc": "AUROC",
-    "coverage80": "coverage of the 80 % interval",
-}
-_HIGHER = ("accuracy", "macro_f1", "f1", "precision", "recall", "auroc", "average_precision")
-_NO_ORDER = ("coverage", "bias", "alarm_rate")
-"""More is neither better nor worse."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +112,13 @@ def request(facts: Facts) -> dict[str, Any]:
 
 
 def _metrics(facts: Facts) -> dict[str, float]:
-    """MLflow groups its charts by what stands before the slash."""
+    """MLflow groups its charts by what stands before the slash. Of the slices, those that every city has."""
     found = facts.evaluation
     tree: dict[str, Any] = {"test": found["model"]}
-    tree |= {method: found[method] for method in METHODS if method != "model" and method in found}
-    tree["interval"] = {k: v for k, v in _versus(found).items() if k != "baseline"}
+    tree |= {method: found[method] for method in words.methods(found) if method != "model"}
+    tree["interval"] = found.get("interval")
+    tree |= {group: found.get(group) for group in ("at", "coverage", "robustness", "latency")}
+    tree["slice"] = {k: v for k, v in found.get("slices", {}).items() if k in ("regime", "level")}
     tree["finetune"] = {k: facts.finetune.get(k) for k in ("train", "validation")}
     tree["data"] = {
         source: {k: report.get(k) for k in ("records", "validated", "quarantined")}
@@ -174,7 +166,7 @@ def markdown(facts: Facts) -> str:
         f"# {facts.name}",
         _what(facts),
         "## Results on the frozen test",
-        _results(facts),
+        words.results(facts.evaluation),
         "## Data",
         _data(facts),
         "## Intended use and limits",
@@ -192,17 +184,7 @@ def markdown(facts: Facts) -> str:
 
 def first_line(facts: Facts) -> str:
     """One sentence: the question, and the main metric beside the best baseline's."""
-    found = facts.evaluation
-    metric, scores = found["primary"], found["model"]
-    answer = f"{facts.name} answers: {' '.join(facts.task.question.split())}"
-    ours = f"{_name(metric)[0].upper()}{_name(metric)[1:]} {_number(scores.get(metric))}"
-    rivals = {m: found[m][metric] for m in METHODS if m != "model" and _has(found.get(m), metric)}
-    if not rivals or not _has(scores, metric) or metric.startswith(_NO_ORDER):
-        return f"{answer} {ours} on the frozen test."
-    best = (max if found["higher_is_better"] else min)(rivals, key=lambda m: rivals[m])
-    better = _better(scores[metric], rivals[best], found["higher_is_better"])
-    word = " against" if better else ", no better than"
-    return f"{answer} {ours}{word} {_number(rivals[best])} ({METHODS[best]}, the best baseline)."
+    return f"{facts.name} answers: {' '.join(facts.task.question.split())} {words.headline(facts.evaluation)}"
 
 
 def _what(facts: Facts) -> str:
@@ -222,51 +204,6 @@ def _what(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def _results(facts: Facts) -> str:
-    found = facts.evaluation
-    methods = [m for m in METHODS if isinstance(found.get(m), dict)]
-    rows = ["| metric | " + " | ".join(METHODS[m] for m in methods) + " |", "|---|" + "--:|" * len(methods)]
-    for metric in sorted(found["model"], key=lambda m: (m != found["primary"], m)):
-        values = {m: found[m][metric] for m in methods if _has(found[m], metric)}
-        winners = _winners(metric, values, found)
-        cells = [f"**{_number(values[m])}**" if m in winners else _number(values.get(m)) for m in methods]
-        rows.append(f"| {_name(metric)} | {' | '.join(cells)} |")
-    test = found["test"]
-    told = f"Frozen test {test['from']} to {test['until']}"
-    counts = [f"{test[k]:,} {k}" for k in ("forecasts", "points") if isinstance(test.get(k), int)]
-    return "\n".join(rows) + f"\n\n{told}{': ' if counts else ''}{', '.join(counts)}. {_interval(found)}".rstrip()
-
-
-def _winners(metric: str, values: dict[str, float], found: dict[str, Any]) -> set[str]:
-    if not values or metric.startswith(_NO_ORDER):
-        return set()
-    higher = found["higher_is_better"] if metric == found["primary"] else metric.startswith(_HIGHER)
-    best = (max if higher else min)(values.values())
-    return {m for m, value in values.items() if value == best}
-
-
-def _interval(found: dict[str, Any]) -> str:
-    """The paired difference is one of errors, so lower is better whatever the primary metric."""
-    versus = _versus(found)
-    if not all(_has(versus, k) for k in ("difference", "low", "high")):
-        return ""
-    low, high = versus["low"], versus["high"]
-    if low <= 0 <= high:
-        verdict = "it includes zero, so the two may be equally good"
-    else:
-        verdict = f"the model is {'better' if high < 0 else 'worse'}"
-    name = METHODS.get(versus["baseline"], versus["baseline"])
-    return (
-        f"Error, model minus {name}, day by day: {_number(versus['difference'])}, "
-        f"95 % interval {_number(low)} to {_number(high)}; {verdict}."
-    )
-
-
-def _versus(found: dict[str, Any]) -> dict[str, Any]:
-    versus: dict[str, Any] = (found.get("interval") or {}).get("versus_best_baseline") or {}
-    return versus
-
-
 def _data(facts: Facts) -> str:
     rows = [
         "| source | from | until | records | quarantined | coverage | longest gap | mostly quarantined for |",
@@ -276,9 +213,9 @@ def _data(facts: Facts) -> str:
         report = facts.validation[name]
         gap = report.get("gaps", {}).get("longest_h")
         cells = [
-            *(_number(v) for v in (report.get("records"), report.get("quarantined"))),
-            _number(report.get("coverage", {}).get("mean")),
-            f"{_number(gap)} h",
+            *(number(v) for v in (report.get("records"), report.get("quarantined"))),
+            number(report.get("coverage", {}).get("mean")),
+            f"{number(gap)} h",
             ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in _reasons(report)) or "–",
         ]
         rows.append(f"| {name} | {source.start:%F} | {_day(facts.until[name])} | {' | '.join(cells)} |")
@@ -318,7 +255,7 @@ def _plots(facts: Facts) -> str:
 
 def _making(facts: Facts) -> str:
     size = (
-        f"{_number(facts.finetune.get('parameters'))} parameters, {facts.bytes / 1e6:.2f} MB; digest `{facts.digest}`."
+        f"{number(facts.finetune.get('parameters'))} parameters, {facts.bytes / 1e6:.2f} MB; digest `{facts.digest}`."
     )
     steps = facts.finetune.get("steps")
     how = "from scratch" if facts.task.finetune.scratch else f"from backbone `{facts.task.backbone}`"
@@ -326,24 +263,6 @@ def _making(facts: Facts) -> str:
         f"{size} Fine-tuned {how}{f' in {steps:,} steps' if isinstance(steps, int) else ''}. To make it again, at the "
         f"commit named under Lineage:\n\n    dvc pull && dvc repro card@{facts.name} && cityloop register {facts.name}"
     )
-
-
-def _has(scores: Any, metric: str) -> bool:
-    return isinstance(scores, dict) and isinstance(scores.get(metric), int | float)
-
-
-def _better(ours: float, theirs: float, higher: bool) -> bool:
-    return ours > theirs if higher else ours < theirs
-
-
-def _name(metric: str) -> str:
-    return NAMES.get(metric, metric.replace("_", " "))
-
-
-def _number(value: Any) -> str:
-    if not isinstance(value, int | float):
-        return "–"
-    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _span(step: dt.timedelta) -> str:

@@ -73,6 +73,7 @@ def _ahead(frozen: Frozen, of: dict[str, Points], draws: int, higher: bool) -> d
             values = {m: float(p.value(p.sums(whole, 1))[0]) for m, p in of.items()}
             rival = best({m: v for m, v in values.items() if m != "model"}, higher)
             told[how][name] = {**values, "baseline": rival, **points.compare(of["model"], of[rival], block, draws)}
+            told[how][name]["minutes"] = (h + 1) * frozen.data.spec.step_s / 60
     return told
 
 

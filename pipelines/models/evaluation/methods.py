@@ -30,6 +30,8 @@ class Method:
 
 def baselines(data: Windows, objective: Any, aux: dict[str, Any]) -> dict[str, Method]:
     """Every baseline of `data`, ready to answer; aux as the objective's, with `reference` [targets]."""
+    if "alarm" in objective.CALIBRATION:  # a reading's misfit is in its channel's usual error, see `models.detect`
+        return {name: _plain(raw, objective, aux) for name, raw in _raw(data, objective, aux).items()}
     rows = spread_out(data.rows("validation", 1), 2 * HELD_WINDOWS)
     truth = objective.truth(np.concatenate([b["truth"] for b in data.batches(rows, 64)]), aux)
     calibrate = _of_classes if "decision" in objective.CALIBRATION else _of_values
@@ -58,19 +60,24 @@ def _raw(data: Windows, objective: Any, aux: dict[str, Any]) -> dict[str, Answer
     return {**{k: plain(k) for k in names}, "ridge": in_parts(lambda b: ridge.predict(b, n)), "gbt": trees.predict}
 
 
+def _both(values: Array) -> tuple[Array, Array]:
+    """Median and mean [B, H, n] of raw values."""
+    return (values, values) if values.ndim == 3 else (values[..., 0], values[..., 1])
+
+
+def _plain(raw: Answer, objective: Any, aux: dict[str, Any]) -> Method:
+    return Method(lambda rows: objective.from_values(_both(raw(rows))[0], aux), aux)
+
+
 def _of_values(raw: Answer, rows: Array, truth: Array, data: Windows, objective: Any, aux: dict[str, Any]) -> Method:
     """An 80 % interval from the residuals on validation, by step, in each channel's spread (split-conformal)."""
     std = data.std[: data.targets]
 
-    def both(rows: Array) -> tuple[Array, Array]:
-        values = raw(rows)
-        return (values, values) if values.ndim == 3 else (values[..., 0], values[..., 1])
-
-    residual = (truth - both(rows)[0]) / std
+    residual = (truth - _both(raw(rows))[0]) / std
     low, high = (_quantile(residual, level) for level in (0.1, 0.9))
 
     def answer(rows: Array) -> Array:
-        middle, mean = both(rows)
+        middle, mean = _both(raw(rows))
         out = objective.from_values(middle, aux)
         out[..., 0] = middle + np.minimum(low, 0)[:, None] * std
         out[..., 2] = middle + np.maximum(high, 0)[:, None] * std
