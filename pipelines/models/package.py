@@ -1,17 +1,22 @@
 """What a bundle holds of an adaptation: graph, weights, tables and golden answers; intervals and alarms calibrated."""
 
 from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 from safetensors.torch import save as save_torch
 
-from pipelines.core import metrics
+from pipelines.core import files, metrics
 from pipelines.core.answers import calibrated
-from pipelines.models import detect, export
+from pipelines.core.windows import Spec
+from pipelines.models import detect, export, families, objectives
 from pipelines.models.data import spread_out
+from pipelines.models.series import TaskModel
+from pipelines.models.tokens import Config
 
 if TYPE_CHECKING:
     from pipelines.models.adapt import Adaptation
@@ -46,16 +51,34 @@ def contents(adapted: "Adaptation") -> tuple[dict[str, bytes], dict[str, Any]]:
         "tables.safetensors": save({k: np.ascontiguousarray(v) for k, v in tables.items()}),
         "golden.safetensors": save(golden),
     }
-    int8 = export.to_int8(graph, [w.detach().numpy() for k, w in adapted.model.named_parameters() if "anchor" in k])
+    int8 = export.to_int8(
+        graph, [w.detach().numpy() for k, w in adapted.model.named_parameters() if k.startswith(("anchor", "drivers"))]
+    )
     aux = {**adapted.aux, "reference": adapted.channels["reference"][: data.targets], **chosen}
-    metric, exact = _main_metric(adapted.objective, answer, truth, aux)
-    _, rough = _main_metric(adapted.objective, _asker(adapted, int8)(rows), truth, aux)
+    metric, exact = main_metric(adapted.objective, answer, truth, aux)
+    _, rough = main_metric(adapted.objective, _asker(adapted, int8)(rows), truth, aux)
     worse = (exact - rough if metric == "macro_f1" else rough - exact) / max(abs(exact), 1e-12)
     pays = worse <= WORSE and len(int8) <= SMALLER * len(graph)
     if pays:
         made["model.int8.onnx"] = int8
     told = {"metric": metric, "float": exact, "int8": rough, "worse": worse, "size": len(int8) / len(graph)}
     return made, {"alarm": alarm, "int8": {"included": pays, **told}}
+
+
+def load(folder: Path) -> export.Served:
+    """The torch model of a bundle, which answers as its graph does. The bytes are verified by `Predictor.load`."""
+    config, tables = files.read_json(folder / "config.json"), load_file(folder / "tables.safetensors")
+    objective = objectives.load(config["head"] or config["objective"])
+    spec, known = Spec.from_json(config["spec"]), {f.name for f in fields(Config)}
+    backbone = families.build(Config.from_json({k: v for k, v in config["backbone"].items() if k in known}))
+    aux = {**config["aux"], "noise": torch.from_numpy(tables["noise"])}
+    if hasattr(objective, "network"):
+        model = objective.network(backbone, spec, aux)
+    else:
+        drivers = tables["ahead"].shape[1]
+        model = TaskModel(backbone, spec, objective.outputs(aux), config["reconstruct"], drivers)
+    model.load_state_dict({k: torch.from_numpy(v) for k, v in load_file(folder / "weights.safetensors").items()})
+    return export.Served(model, objective, aux).eval()
 
 
 def _graph(adapted: "Adaptation") -> tuple[bytes, dict[str, Array]]:
@@ -84,7 +107,7 @@ def _asker(adapted: "Adaptation", graph: bytes) -> Ask:
     return answer
 
 
-def _main_metric(objective: Any, answer: Array, truth: Array, aux: dict[str, Any]) -> tuple[str, float]:
+def main_metric(objective: Any, answer: Array, truth: Array, aux: dict[str, Any]) -> tuple[str, float]:
     """The objective's own metric; for alarms, which need a whole period, the error of the reconstruction."""
     if "alarm" in objective.CALIBRATION:
         return "mae", metrics.regression(answer[..., 1], truth)["mae"]
@@ -100,6 +123,7 @@ def describe(adapted: "Adaptation") -> dict[str, Any]:
     columns = [*(data.channel(name) for name in names), data.own_steps, data.channel("aggregate")]
     return {
         "objective": adapted.task.objective,
+        "head": adapted.task.finetune.head,
         "spec": data.spec.to_json(),
         "reconstruct": data.reconstruct,
         "targets": data.targets,
