@@ -23,13 +23,17 @@ def run(key: str, *, root: Path = Path()) -> None:
     task = city.task(key)
     with log.room("finetune", key) as told:
         data = task_windows(city, task, paths.joined(key))
-        folder, size = paths.backbone(task.backbone), city.backbone(task.backbone).size
+        folder, asked = paths.backbone(task.backbone), city.backbone(task.backbone)
         weights = folder / "weights.safetensors"
         if not weights.exists():
             raise UserError(f"{folder}: no backbone; run `cityloop pretrain {task.backbone}` first")
         config = files.read_json(folder / "config.json")
-        if config["size"] != size:
-            raise UserError(f"{folder}: this backbone is {config['size']}, params.yaml asks for {size}; pretrain again")
+        is_, wants = (config["size"], config["family"]), (asked.size, asked.family)
+        if is_ != wants:
+            raise UserError(
+                f"{folder}: this backbone is a {' '.join(is_)}, params.yaml asks for a {' '.join(wants)}; "
+                f"run `cityloop pretrain {task.backbone}` again"
+            )
 
         from pipelines.models import package
         from pipelines.models.adapt import Adaptation

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.core.windows import PATCHES, Spec, known_steps
+from pipelines.core.windows import PATCHES, Spec, beside_steps, known_steps
 from pipelines.models.attend import attend
 from pipelines.models.tokens import SIZES, Channels, Config, Tokens
 
@@ -121,13 +121,18 @@ def normalise(values: Tensor, usual: Tensor, known: int, std: Tensor) -> tuple[T
 
 
 class Pretraining(nn.Module):
-    """Backbone with a reconstruction head: the answer is profile shape at the window's level plus a correction."""
+    """Backbone with a reconstruction head: the answer is a learned anchor plus a correction.
+
+    The anchor mixes, patch by patch, the window's mean (0), the profile's shape, and how far the last shown reading lay
+    from it; the shares are read off the token. Untrained it is the profile at the window's level.
+    """
 
     def __init__(self, backbone: Any) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.ModuleDict({c: nn.Linear(backbone.width, p) for c, p in PATCHES.items()})
-        for parameter in self.head.parameters():
+        self.shares = nn.ModuleDict({c: nn.Linear(backbone.width, 2) for c in PATCHES})
+        for parameter in (*self.head.parameters(), *self.shares.parameters()):
             nn.init.zeros_(parameter)
 
     def forward(self, cadence: str, batch: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +153,17 @@ class Pretraining(nn.Module):
         )  # fmt: skip
         b, n, s, _ = tokens.shape
         correction = self.head[cadence](tokens).reshape(b, n, s * p).transpose(1, 2)
-        return shape + correction, truth
+        of_shape, of_last = self.shares[cadence](tokens).repeat_interleave(p, dim=2).permute(3, 0, 2, 1)
+        anchor = shape * (1 + of_shape) + of_last * last_shown(truth - shape, shown * observed)
+        return anchor + correction, truth
+
+
+def last_shown(values: Tensor, seen: Tensor) -> Tensor:
+    """Of each step of [B, T, N] the last value up to it that was `seen`, else the first one; 0 where none was."""
+    step = torch.arange(values.shape[1], device=values.device)[None, :, None]
+    last = torch.where(seen > 0, step, -1).cummax(1).values
+    first = seen.argmax(1, keepdim=True)
+    return (values * seen).gather(1, torch.where(last < 0, first, last))
 
 
 def window_features(level: Tensor, scale: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -180,7 +195,8 @@ class TaskModel(nn.Module):
         self.asked, self.known = spec.future // spec.patch, known_steps(spec, reconstruct)
         self.after, self.follows = spec.after, spec.after > 0 or not reconstruct
         self.head = nn.Linear(backbone.width, spec.patch * outputs)
-        self.anchor = nn.Linear(2 * (self.known + self.after) + spec.horizon, spec.horizon)
+        self.beside = beside_steps(spec, reconstruct)
+        self.anchor = nn.Linear(2 * (self.known + self.after) + spec.horizon + self.beside, spec.horizon)
         self.drivers = nn.Linear(drivers * spec.horizon, spec.horizon, bias=False) if drivers else None
         for layer in (self.head, self.anchor, self.drivers):
             for parameter in layer.parameters() if layer is not None else ():
@@ -188,7 +204,7 @@ class TaskModel(nn.Module):
 
     @torch.no_grad()
     def anchor_on(self, weight: Array, bias: Array) -> None:
-        """Take a ridge's `weight` [H, 2K+H+drivers·H] and `bias` [H]."""
+        """Take a ridge's `weight` [H, 2K+H+L+drivers·H] and `bias` [H]; L steps of `beside`."""
         own = self.anchor.in_features
         self.anchor.weight.copy_(torch.from_numpy(weight[:, :own]))
         self.anchor.bias.copy_(torch.from_numpy(bias))
@@ -198,12 +214,14 @@ class TaskModel(nn.Module):
     def forward(
         self, values: Tensor, observed: Tensor, profile: Tensor, calendar: Tensor, mean: Tensor, std: Tensor,
         place: Tensor, kind: Tensor, sensor: Tensor, unit_id: Tensor, near: Tensor, close: Tensor, ahead: Tensor,
+        beside: Tensor, peered: Tensor, own: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Anchor [B, H, N] in units, raw head outputs [B, H, N, outputs] and scale [B, 1, N].
 
         values, observed: [B, context, N], or with what is known ahead [B, context + future, N], where only what was
-        observed counts; profile: [B, context + future, N]; ahead: `Windows.ahead` [N, drivers]; the rest as in
-        `Tokens.forward`.
+        observed counts; profile: [B, context + future, N]; ahead: `Windows.drivers` [N, drivers]; beside [B, L, N] and
+        whether a channel has peers [N]: `core.windows.beside`; own: what the ridge adds to its pooled weights for each
+        channel, [N, H, 2K+H+L], or [N, 0, 0]; the rest as in `Tokens.forward`.
         """
         if self.follows:
             level, usual_level, scale = normalise(self._around(values), self._around(profile), self.context, std)
@@ -216,8 +234,14 @@ class TaskModel(nn.Module):
         usual = shape[:, self.known : self.known + self.horizon]
         anchor = level + scale * usual
         if self.follows:
-            given = torch.cat([self._around(x), self._around(shape), usual], dim=1).transpose(1, 2)
-            anchor = anchor + scale * self.anchor(given).transpose(1, 2)
+            parts = [self._around(x), self._around(shape), usual]
+            if self.beside:
+                parts.append((beside - (level - usual_level)) / scale * peered)
+            given = torch.cat(parts, dim=1).transpose(1, 2)
+            said = self.anchor(given)
+            if own.shape[1]:
+                said = said + (given.transpose(0, 1) @ own.transpose(1, 2)).transpose(0, 1)
+            anchor = anchor + scale * said.transpose(1, 2)
         if self.drivers is not None:
             driven = (x[:, self.known : self.known + self.horizon] @ ahead).transpose(1, 2).flatten(1)
             anchor = anchor + scale * self.drivers(driven)[:, :, None]

@@ -15,7 +15,7 @@ from pipelines.core.windows import Spec
 from pipelines.release import bundle
 
 Array = np.ndarray[Any, Any]
-PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "close", "ahead", "reference")
+PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "close", "ahead", "peered", "own", "reference")
 CHUNK = 64
 """Windows a call, fewer of many channels: bounds the memory of long batches."""
 CELLS = 32_768
@@ -99,7 +99,10 @@ class Predictor:
         late = np.arange(values.shape[1]) >= self.spec.context
         values = np.where(late[:, None] & ~self.ahead, np.float32(np.nan), values)
         prepared = windows.prepare(values, starts, self.tables["profile"], self.spec, known)
-        return {**prepared, **{k: self.tables[k] for k in PER_CHANNEL}}
+        last = slice(known - windows.beside_steps(self.spec, self.reconstruct), known)
+        peers = (self.tables[k] for k in ("std", "peers", "weights"))
+        beside = windows.beside(values[:, last], prepared["profile"][:, last], *peers)
+        return {**prepared, "beside": beside, **{k: self.tables[k] for k in PER_CHANNEL}}
 
     def run(self, inputs: dict[str, Array]) -> Array:
         """The graph's own answer [B, H, N, names], uncalibrated."""
@@ -132,7 +135,8 @@ class Predictor:
 
         rows: `time` (UTC datetime64), `sensor`, `kind`, `value`, equally long; the window ends with the newest step of
         which a target was read; of inputs known ahead later rows count too. Returns the `columns`, a row a step and
-        target. Sensors the model does not know are ignored, absent ones count as missing. Raises UserError when no target was read.
+        target. Sensors the model does not know are ignored, absent ones count as missing. Raises UserError when no
+        target was read.
         """
         step = np.timedelta64(self.spec.step_s, "s")
         values, start = self.window(rows)
