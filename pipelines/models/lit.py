@@ -75,7 +75,7 @@ def train(
     plain.load_state_dict({**plain.state_dict(), **best})
     plain.eval()
     told = training.meter.summary()
-    telemetry.write(paths, what, {**told, "processes": fabric.world_size, "steps": training.step_number})
+    telemetry.write(paths, what, {**told, "steps": training.step_number})
     return Trained(training.curve, training.lowest, told, checkpoints)
 
 

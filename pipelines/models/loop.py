@@ -193,6 +193,8 @@ class Training:
                 )
             )
         self._recent = (self._recent[0] + loss, self._recent[1] + 1)
+        if found.step % max(1, self.settings.steps // 100) == 0:
+            self.live.tell(found.step, {"step_loss": loss})
         if self.shown:
             self.shown.add(1, f"loss {loss:.4f}, best validation {self.lowest:.4f}")
         return (STOP if stop else 0) | (SAVE if save else 0)

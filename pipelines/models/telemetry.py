@@ -67,7 +67,7 @@ class Meter:
         self._device, self._world, self._peak, self._warm = device, world, peak(device), steps // 10
         self._flops: dict[Any, float] = {}
         self._energy = joules(device)
-        self._seen = 0
+        self._seen, self._all = 0, 0
         self._sums = {"seconds": 0.0, "waited": 0.0, "tokens": 0.0, "flops": 0.0}
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -87,25 +87,29 @@ class Meter:
         return self._flops[key] * sum(len(b["values"]) for b in batches)
 
     def step(self, seconds: float, waited: float, patches: int, flops: float) -> None:
-        self._seen += 1
+        self._seen, self._all = self._seen + 1, self._all + patches
         if self._seen == self._warm + 1:
             self._sums = dict.fromkeys(self._sums, 0.0)
         for name, value in zip(self._sums, (seconds, waited, patches, flops), strict=True):
             self._sums[name] += value
 
     def summary(self) -> dict[str, float]:
-        """patches_per_s over all processes, data_wait and mfu as shares, memory in bytes, energy in joules."""
+        """patches_per_s over all processes, data_wait and mfu as shares, memory in bytes, energy of this device."""
         seconds = self._sums["seconds"] or float("inf")
         told = {
             "patches_per_s": self._world * self._sums["tokens"] / seconds,
-            "step_seconds": self._sums["seconds"] / max(1, min(self._seen, self._seen - self._warm) or 1),
+            "step_seconds": self._sums["seconds"]
+            / max(1, self._seen if self._seen <= self._warm else self._seen - self._warm),
             "data_wait": self._sums["waited"] / seconds,
             "memory_bytes": float(memory(self._device)),
+            "processes": float(self._world),
         }
         if self._peak:
             told["mfu"] = self._sums["flops"] / seconds / self._peak
         if self._energy is not None:
-            told["energy_joules"] = (joules(self._device) or self._energy) - self._energy
+            told["energy_joules"] = used = (joules(self._device) or self._energy) - self._energy
+            if self._all:
+                told["joules_per_million"] = 1e6 * used / self._all
         return told
 
 
