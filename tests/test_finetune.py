@@ -98,7 +98,7 @@ def test_from_scratch_takes_only_the_shape(ready: Path, tmp_path: Path) -> None:
     assert one["model.onnx"] != tree(ready / "models/tasks/ahead")["model.onnx"]
     assert files.read_json(root / "models/tasks/ahead/config.json")["backbone"]["sha256"] == "scratch"
     backbone = load_file(root / "models/backbones/series/weights.safetensors")
-    assert not np.allclose(weights(root)["backbone.patch.1h.weight"], backbone["patch.1h.weight"], atol=1e-2)
+    assert not np.allclose(weights(root)["backbone.tokens.patch.1h.weight"], backbone["tokens.patch.1h.weight"], atol=1e-2)
     # … so other backbone weights change no byte.
     path = root / "models/backbones/series/weights.safetensors"
     from safetensors.numpy import save

@@ -1,5 +1,15 @@
-"""Adapting a backbone to one task: ridge anchor and training; `package` makes a bundle of it."""
+"""Adapting a backbone to one task: ridge anchor and training; `package` makes a bundle of it.
 
+With few labels (`labels`), answers are learnt from the latest windows of the training period alone, by the anchor as by
+the gradients: a department that has just begun to ask has a recent stretch. What needs no answer to be known still
+comes from the whole training period: each channel's mean, spread, usual week and reference, and the readings before
+the first answer. Validation is as ever.
+
+Training may go on from a bundle (`Start`): then its anchor, head and backbone are where it starts, and it learns from
+windows whose answers came after that bundle's own training.
+"""
+
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -7,17 +17,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipelines.core.errors import UserError
 from pipelines.core.params import Task
 from pipelines.core.paths import Paths
 from pipelines.models import export, families, lit, objectives, vocabulary
+from pipelines.models.beginning import Start, training_end
 from pipelines.models.data import Windows, spread_out, strangers
 from pipelines.models.near import Near
 from pipelines.models.ridge import Ridge, profile_noise
 from pipelines.models.series import TaskModel
 from pipelines.models.tokens import Config
+from pipelines.models.tuning import Tuning
 
 Array = np.ndarray[Any, Any]
 FIT_WINDOWS = 1500
@@ -27,6 +41,42 @@ HELD_WINDOWS = 96
 CHANNELS = 64
 """At most so many channels in a training window: the others wait for another draw."""
 PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "close", "ahead", "reference", "unit")
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """First rows of the windows to learn from: those after a bundle's training (all, without one), and those before."""
+
+    new: Array
+    old: Array
+
+    @classmethod
+    def of(cls, data: Windows, labels: float, since: np.datetime64 | None = None) -> "Lessons":
+        """The latest `labels` (a share up to 1, or a count) of the training windows whose answers begin at `since`.
+
+        Raises UserError when there are none, or fewer than the count.
+        """
+        rows = data.rows("train", 1)
+        new, old = rows, rows[:0]
+        if since is not None:
+            first = math.ceil((since - data.series.start) / data.series.step) - data.known
+            new, old = rows[rows >= first], rows[rows + data.spec.horizon + data.spec.after <= first]
+        if not len(new):
+            raise UserError(
+                f"{data.series.folder}: training ends at {training_end(data)}, and finetune.init was trained until "
+                f"{since}: nothing new to learn; move the source's validation_from, or leave init out"
+            )
+        count = math.ceil(labels * len(new)) if labels <= 1 else int(labels)
+        if count > len(new):
+            raise UserError(f"finetune.labels: {count} windows, but only {len(new)} may be learnt from; ask for fewer")
+        return cls(new[len(new) - count :], old)
+
+    def draw(self, rng: np.random.Generator, size: int, replay: float) -> Array:
+        """`size` rows, the share `replay` of them old ones (at least one, and never all)."""
+        again = min(max(1, round(replay * size)), size - 1) if replay and size > 1 else 0
+        return np.concatenate(
+            [rng.choice(self.new, size - again), rng.choice(self.old, again) if again else self.old[:0]]
+        )
 
 
 @dataclass
@@ -41,14 +91,22 @@ class Adaptation:
     """Class names and edges; `noise` [H]."""
     channels: dict[str, Array]
     """PER_CHANNEL arrays, each [N, …]."""
+    lessons: Lessons
+    tuning: Tuning
 
     @cached_property
     def near(self) -> Near:
         return Near(self.data)
 
     @classmethod
-    def prepare(cls, task: Task, data: Windows, config: dict[str, Any], weights: Path | None) -> "Adaptation":
-        """The model before training: it answers as its anchor does, see `TaskModel`. `weights` None: a new backbone."""
+    def prepare(
+        cls, task: Task, data: Windows, config: dict[str, Any], weights: Path | None, start: Start | None = None
+    ) -> "Adaptation":
+        """The model before training: it answers as its anchor does, see `TaskModel`, or as `start` did.
+
+        `weights` None: a new backbone, drawn from the task's seed, with the same anchor and the same zero head as a
+        pretrained one has: as good a start as scratch can have.
+        """
         objective = objectives.of(task)
         torch.manual_seed(task.finetune.seed)
         backbone = families.build(Config.from_json(config))
@@ -63,11 +121,13 @@ class Adaptation:
             "reference": reference(data),
             "unit": units(data),
         }
-        train, held = data.rows("train", 1), data.rows("validation", 1)
-        held_batches = list(data.batches(spread_out(held, HELD_WINDOWS), 64))
+        lessons = Lessons.of(data, task.finetune.labels, start.until if start else None)
+        if task.finetune.replay and not len(lessons.old):
+            raise UserError("finetune.replay: no training window lies before what finetune.init was trained until")
+        held_batches = list(data.batches(spread_out(data.rows("validation", 1), HELD_WINDOWS), 64))
         ridge = None
-        if objective.ANCHOR == "ridge":
-            fit = data.batches(spread_out(train, FIT_WINDOWS), 64)
+        if objective.ANCHOR == "ridge" and not start:
+            fit = data.batches(spread_out(lessons.new, FIT_WINDOWS), 64)
             ridge = Ridge.fit(fit, held_batches, data.known, data.spec.after)
         aux: dict[str, Any] = {"noise": ridge.noise if ridge else profile_noise(held_batches, data.known)}
         if task.classes:
@@ -82,18 +142,19 @@ class Adaptation:
                     anchor.requires_grad_(False)
         if ridge:
             model.anchor_on(ridge.weight, ridge.bias)
-        if task.finetune.method == "head":
-            backbone.requires_grad_(False)
-        return cls(task, data, objective, model, aux, channels)
+        if start:
+            aux["noise"] = load_arrays(start.folder / "tables.safetensors")["noise"]
+            _load(model, start.folder / "weights.safetensors")
+        tuning = Tuning.apply(model, task.finetune, start is not None)
+        return cls(task, data, objective, model, aux, channels, lessons, tuning)
 
     def train(self, what: str, paths: Paths | None = None) -> lit.Trained:
         """Train in place; the model keeps its best weights, the untrained ones included."""
-        settings, data = self.task.finetune, self.data
-        rows = data.rows("train", 1)
+        settings, data = self.tuning.settings, self.data
 
         def draw(step: int, part: int, parts: int) -> dict[str, Tensor]:
             rng = np.random.default_rng([settings.seed, step])
-            chosen = rng.choice(rows, settings.batch)
+            chosen = self.lessons.draw(rng, settings.batch, settings.replay)
             batch = self._batch(chosen[part::parts], rng, training=True)
             if hasattr(self.objective, "draw"):
                 epsilon = self.objective.draw(rng, self.model, settings.batch, batch["values"].shape[-1])
@@ -104,14 +165,19 @@ class Adaptation:
         rng = np.random.default_rng(settings.seed)
         held = [self._batch(held_rows[i :: len(held_rows) // settings.batch or 1], rng)
                 for i in range(len(held_rows) // settings.batch or 1)]  # fmt: skip
-        return lit.train(self.model, self._loss, draw, held, settings, what, paths=paths)
+        trained = lit.train(
+            self.model, self._training_loss, draw, held, settings, what, paths=paths, after=self.tuning.after
+        )
+        self.tuning.merge()
+        return trained
 
-    def _batch(self, rows: Array, rng: np.random.Generator, training: bool = False) -> dict[str, Tensor]:
-        columns = self.data.some_columns(rng, CHANNELS)
+    def _batch(self, rows: Array, rng: np.random.Generator | None, training: bool = False) -> dict[str, Tensor]:
+        """`rng` None: with all channels."""
+        columns = self.data.some_columns(rng, CHANNELS) if rng else np.arange(len(self.data.columns))
         batch = self.data.batch(rows, columns)
         batch |= {k: v[columns] for k, v in self.channels.items() if k not in ("near", "close")}
         batch |= self.near.among(columns)
-        if training:
+        if rng and training:
             batch["sensor"] = strangers(rng, batch["sensor"])
         n = batch["truth"].shape[-1]
         truth = self.objective.truth(batch["truth"], {**self.aux, "reference": batch["reference"][:n]})
@@ -121,23 +187,63 @@ class Adaptation:
         batch |= {"truth": np.nan_to_num(truth).astype(np.float32), "seen": seen.astype(np.float32)}
         return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in batch.items()}
 
-    def _loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _answer(self, batch: dict[str, Tensor]) -> Tensor:
         n = batch["truth"].shape[-1]
         noise = {"epsilon": batch["epsilon"]} if "epsilon" in batch else {}
         anchor, raw, scale = self.model(*(batch[k] for k in export.INPUTS if k != "reference"), **noise)
         aux = {**self.torch_aux(), "reference": batch["reference"][:n]}
-        answer = self.objective.answer(anchor[..., :n], raw[:, :, :n], scale[..., :n], aux)
+        answer: Tensor = self.objective.answer(anchor[..., :n], raw[:, :, :n], scale[..., :n], aux)
+        return answer
+
+    def _loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        n, answer = batch["truth"].shape[-1], self._answer(batch)
+        aux = {**self.torch_aux(), "reference": batch["reference"][:n]}
         loss: tuple[Tensor, Tensor] = self.objective.loss(answer, batch["truth"], batch["seen"], batch["unit"][:n], aux)
         return loss
+
+    def _training_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """With what the method adds, where gradients are asked for: validation is without."""
+        total, weight = self._loss(batch)
+        return (total + weight * self.tuning.penalty() if torch.is_grad_enabled() else total), weight
+
+    def errors_by_period(self) -> dict[str, dict[str, float]]:
+        """`errors` of windows spread over what a bundle gone on from was trained on, and over validation."""
+        rows = {"old": self.lessons.old, "new": self.data.rows("validation", 1)}
+        return {name: self.errors(spread_out(r, HELD_WINDOWS)) for name, r in rows.items() if len(r)}
+
+    def errors(self, rows: Array) -> dict[str, float]:
+        """Loss of windows that begin at `rows`, and the objective's main metric where a window tells it.
+
+        Answers are the model's own, without calibration.
+        """
+        total, weight, answers, truths = 0.0, 0.0, [], []
+        aux = {**self.aux, "reference": self.channels["reference"][: self.data.targets]}
+        with torch.no_grad():
+            for i in range(0, len(rows), 16):
+                batch = self._batch(rows[i : i + 16], None)
+                answer, (part, points) = self._answer(batch), self._loss(batch)
+                total, weight = total + float(part), weight + float(points)
+                answers.append(answer.numpy())
+                truths.append(np.where(batch["seen"].numpy() > 0, batch["truth"].numpy(), np.nan))
+        found = {"loss": total / max(weight, 1e-6)}
+        if "alarm" not in self.objective.CALIBRATION:
+            name = self.objective.PRIMARY
+            found[name] = self.objective.score(np.concatenate(answers), np.concatenate(truths), aux)[name]
+        return found
 
     def torch_aux(self) -> dict[str, Any]:
         """`aux` as tensors, where the model is."""
         device = next(self.model.parameters()).device
         return {k: torch.from_numpy(v).to(device) if isinstance(v, np.ndarray) else v for k, v in self.aux.items()}
 
-    def parameters(self, *, trained: bool = False) -> int:
-        """How many numbers the model has, or how many of them training may change."""
-        return sum(p.numel() for p in self.model.parameters() if p.requires_grad or not trained)
+
+def _load(model: Any, weights: Path) -> None:
+    """A bundle's weights. Raises UserError when the task's model has other ones."""
+    try:
+        model.load_state_dict(load_file(weights))
+    except RuntimeError as error:
+        what = (str(error).splitlines()[1:2] or [str(error)])[0].strip()
+        raise UserError(f"finetune.init: the bundle's weights are not this task's: {what}") from None
 
 
 def reference(data: Windows) -> Array:
