@@ -50,17 +50,17 @@ class Beginning:
         if not weights.exists():
             raise UserError(f"{folder}: no backbone; run `cityloop pretrain {task.backbone}` first")
         config = files.read_json(folder / "config.json")
-        _is_asked(str(folder), config, city, task, "pretrain again")
+        _is_asked(str(folder), config, city, task, f"run `cityloop pretrain {task.backbone}` again")
         sha256 = "scratch" if task.finetune.scratch else files.sha256_file(weights)
         origin = {**config, "name": task.backbone, "sha256": sha256}
         return cls(origin, None if task.finetune.scratch else weights, None)
 
 
 def _is_asked(where: str, config: dict[str, Any], city: Params, task: Task, remedy: str) -> None:
-    asked = city.backbone(task.backbone).model_dump()
-    for key in ("family", "size"):
-        if key in config and config[key] != asked[key]:
-            raise UserError(f"{where}: this backbone is {config[key]}, params.yaml asks for {asked[key]}; {remedy}")
+    asked = city.backbone(task.backbone)
+    found, wanted = f"{config['size']} {config['family']}", f"{asked.size} {asked.family}"
+    if found != wanted:
+        raise UserError(f"{where}: this backbone is a {found}, params.yaml asks for a {wanted}; {remedy}")
 
 
 def _from_bundle(city: Params, task: Task, data: Windows, init: Path) -> Beginning:
