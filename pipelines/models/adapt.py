@@ -148,8 +148,8 @@ class Adaptation:
         tuning = Tuning.apply(model, task.finetune, start is not None)
         return cls(task, data, objective, model, aux, channels, lessons, tuning)
 
-    def train(self, what: str, paths: Paths | None = None) -> lit.Trained:
-        """Train in place; the model keeps its best weights, the untrained ones included."""
+    def train(self, what: str, paths: Paths | None = None, enough: lit.Enough | None = None) -> lit.Trained:
+        """Train in place; the model keeps its best weights, the untrained ones included. `enough`: see `lit.train`."""
         settings, data = self.tuning.settings, self.data
 
         def draw(step: int, part: int, parts: int) -> dict[str, Tensor]:
@@ -166,8 +166,9 @@ class Adaptation:
         held = [self._batch(held_rows[i :: len(held_rows) // settings.batch or 1], rng)
                 for i in range(len(held_rows) // settings.batch or 1)]  # fmt: skip
         trained = lit.train(
-            self.model, self._training_loss, draw, held, settings, what, paths=paths, after=self.tuning.after
-        )
+            self.model, self._training_loss, draw, held, settings, what, paths=paths, after=self.tuning.after,
+            enough=enough,
+        )  # fmt: skip
         self.tuning.merge()
         return trained
 

@@ -53,8 +53,9 @@ class Training:
 
     def __init__(
         self, fabric: Any, model: nn.Module, loss: Loss, settings: Trainer, what: str, checkpoints: Checkpoints,
-        after: Callable[[int], None] | None,
+        after: Callable[[int], None] | None, enough: Callable[[dict[str, float]], bool] | None = None,
     ) -> None:  # fmt: skip
+        self.enough, self.cut = enough, False
         self.fabric, self.settings, self.what, self.checkpoints, self.after = fabric, settings, what, checkpoints, after
         self.laid = processes.Laid(model, lambda m: Weighed(m, loss), fabric, settings)
         self.module = self.laid.module
@@ -81,7 +82,7 @@ class Training:
 
     @property
     def done(self) -> bool:
-        return self.step_number >= self.settings.steps or self.worse >= self.settings.patience
+        return self.cut or self.step_number >= self.settings.steps or self.worse >= self.settings.patience
 
     def fit(self, draw: Draw, validation: list[Batch], asked: Callable[[], bool]) -> None:
         """Steps and validations to the end."""
@@ -235,6 +236,7 @@ class Training:
         train = self._recent[0] / self._recent[1] if self._recent[1] else math.nan
         self._recent = (0.0, 0)
         self.curve.append({"step": self.step_number, "train_loss": train, "validation_loss": loss})
+        self.cut = self.enough is not None and self.enough(self.curve[-1])
         rate = self.settings.learning_rate * self.schedule(self.step_number)
         rates = self.meter.summary() if self.step_number else {}
         self.live.tell(self.step_number, {"train_loss": train, "validation_loss": loss, "learning_rate": rate, **rates})
