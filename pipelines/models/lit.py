@@ -19,7 +19,10 @@ from pipelines.models.ahead import Batch, Draw, check_parts
 from pipelines.models.checkpoints import Checkpoints, input_key
 from pipelines.models.loop import Loss, Training
 
-__all__ = ["Batch", "Draw", "Loss", "Trained", "train"]
+__all__ = ["Batch", "Draw", "Enough", "Loss", "Trained", "train"]
+
+Enough = Callable[[dict[str, float]], bool]
+"""A row of the curve → whether to end."""
 
 
 @dataclass
@@ -48,12 +51,13 @@ def train(
     paths: Paths | None = None,
     data: Any = None,
     after: Callable[[int], None] | None = None,
+    enough: Enough | None = None,
 ) -> Trained:
     """Train in place and leave `model` with its best weights, on the CPU; processes but the first end here.
 
     what: stage and key, such as "pretrain series". paths: whose state holds the checkpoints; None keeps none.
     data: JSON that tells the data's identity beyond what batches show. after: called with the number of each step
-    once weights have changed and while gradients still stand.
+    once weights have changed and while gradients still stand. enough: told each row of the curve; true ends training.
     Raises UserError when a loss is not a number or memory does not suffice; Interrupted on SIGTERM.
     """
     # A loader's own randomness aside, layers that draw (dropout) do so from a seed of their step.
@@ -62,7 +66,7 @@ def train(
     check_parts(settings.batch, fabric.world_size * settings.accumulate, what)
     key = input_key(model, settings, [*validation, draw(0, 0, 1)], data) if paths and not fabric.global_rank else ""
     checkpoints = Checkpoints(None if fabric.global_rank else paths, what, key)
-    training = Training(fabric, model, loss, settings, what, checkpoints, after)
+    training = Training(fabric, model, loss, settings, what, checkpoints, after, enough)
     try:
         with _one_line(training), Terminated() as asked:
             training.resume()
