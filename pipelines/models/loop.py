@@ -65,7 +65,8 @@ class Training:
         self.sharded = settings.strategy == "fsdp"
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=settings.learning_rate, weight_decay=0.01,
-            fused=True if fabric.device.type == "cuda" else None,
+            # What is sharded over CPUs has no fused step.
+            fused=True if fabric.device.type == "cuda" or not self.sharded else None,
         )  # fmt: skip
         # Short runs are noisy; a moving average over about a tenth of the steps is what is validated and kept.
         self.decay = max(0.5, 1 - 10 / settings.steps)
