@@ -87,6 +87,25 @@ def register(root: Path, task: str | None, everything: bool) -> None:
     room.run(task, everything=everything, root=root)
 
 
+@main.command(cls=Command, epilog="Example: cityloop tune air_quality --trials 30")
+@click.argument("task")
+@click.option(
+    "--trials", type=click.IntRange(1), default=20, show_default=True, help="In all, those of earlier calls too."
+)
+@click.option(
+    "--metric", default="loss", show_default=True, help="On validation: loss, or the task's own (mae, macro_f1)."
+)
+@click.pass_obj
+def tune(root: Path, task: str, trials: int, metric: str) -> None:
+    """Search fine-tuning settings of a task by validation alone; print the command that tries the best of them.
+
+    Called again it goes on where it was. No stage's output is touched: the trials lie in the city's state, under tune/.
+    """
+    from pipelines import tune as room
+
+    click.echo(room.run(task, trials, metric, root=root))
+
+
 @main.command(cls=Command, epilog='Example: cityloop window --until "2025-04-08"')
 @click.option("--until", required=True, help="An ISO date or date-time, UTC.")
 @click.argument("sources", nargs=-1)
