@@ -42,12 +42,12 @@ def probation(length: int) -> int:
 
 
 def sigmoid(position: Array) -> Array:
-    """What an alarm earns by where it lies: −1 at a window's start, 0 at its end, 1 a window's length after; [-1, 1]."""
+    """What an alarm earns at −1 (a window starts), 0 (it ends), 1 (a window later) and so on, from 1 down to −1."""
     return np.where(position > 3, -1.0, 2 / (1 + np.exp(5 * np.minimum(position, 3))) - 1)
 
 
 def worth(length: int, windows: Sequence[tuple[int, int]], profile: Profile) -> tuple[Array, Array]:
-    """What an alarm at each of `length` readings earns (below 0: costs), and its window's number or −1; both [length]."""
+    """What an alarm at each of `length` readings earns, and the number of its window or −1; both [length]."""
     place = np.arange(length)
     earns, inside = np.full(length, -profile.false), np.full(length, -1)
     best = sigmoid(np.array(-1.0))

@@ -1,4 +1,4 @@
-"""A variational autoencoder over a channel's patches (Kingma and Welling, 2014): a head that may look, but must be brief.
+"""A variational autoencoder over a channel's patches (Kingma and Welling, 2014): it may look, but must be brief.
 
 Where the masked reconstruction hides what it answers, this one reads it and passes it on through a few numbers a
 patch. What is usual fits through, what is not comes out wrong (An and Cho, 2015), and takes an unusual code.
