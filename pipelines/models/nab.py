@@ -102,24 +102,3 @@ def at(streams: Sequence[Stream], profile: Profile, threshold: float) -> float:
     """The score at a threshold chosen elsewhere."""
     thresholds, scores = sweep(streams, profile)
     return float(scores[np.flatnonzero(thresholds >= threshold)[-1]])
-
-
-def likelihood(misfit: Array, recent: int = 10, long: int = 8000) -> Array:
-    """How unusual the latest misfits are among those before, from 0 to 1, [n]: Lavin and Ahmad's anomaly likelihood.
-
-    The mean of the `recent` latest misfits against mean and spread of up to `long` before them, as a log tail
-    probability: 0.1 a power of ten, as their detector scales it, without an upper end. A missing misfit stays missing.
-    """
-    seen = np.flatnonzero(np.isfinite(misfit))
-    values = misfit[seen]
-    out = np.full(len(misfit), np.nan)
-    total = np.append(0, np.cumsum(values))
-    squares = np.append(0, np.cumsum(values**2))
-    place = np.arange(len(values))
-    first, cut = np.maximum(0, place + 1 - recent), np.maximum(0, place + 1 - long)
-    latest = (total[place + 1] - total[first]) / (place + 1 - first)
-    count = np.maximum(first - cut, 1)
-    mean = (total[first] - total[cut]) / count
-    spread = np.sqrt(np.maximum((squares[first] - squares[cut]) / count - mean**2, 1e-12))
-    out[seen] = np.where(first - cut >= recent, (latest - mean) / spread, 0)
-    return out

@@ -46,3 +46,26 @@ def test_misfit_grows_with_distance_on_either_side() -> None:
     found = answers.misfit(answer, values, np.array([0.0]))[0, :, 0]
     assert found[:4].tolist() == [2, 0, 1, 2]
     assert np.isnan(found[4])
+
+
+def test_a_costly_code_counts_as_misfit() -> None:
+    """z standard deviations and c nats make as much as √(z² + 2c) standard deviations."""
+    z, cost = 1.5, 2.0
+    answer = np.array([-1.2816, 0.0, 1.2816, 0.0, cost])[None, None, None]
+    found = answers.misfit(answer, np.array([[[z]]]), np.array([0.0]))[0, 0, 0] * 1.2816
+    assert found == pytest.approx(np.sqrt(z**2 + 2 * cost))
+    plain = answers.misfit(answer[..., :4], np.array([[[z]]]), np.array([0.0]))[0, 0, 0] * 1.2816
+    assert plain == pytest.approx(z)
+
+
+def test_filled_is_the_reading_or_else_the_median() -> None:
+    answer = np.arange(12, dtype=np.float32).reshape(3, 1, 4)
+    given = np.array([[7.5], [np.nan], [3.0]], np.float32)
+    found = answers.more({"objective": "impute"}, {}, answer, given)
+    assert found["filled"].tolist() == [[7.5], [5], [3]]
+
+
+def test_columns_are_the_readings_the_answers_and_the_objectives_own() -> None:
+    assert list(answers.columns("anomaly", ["a"])) == ["time", "sensor", "kind", "a", "score", "alarm"]
+    assert answers.columns("forecast", ["q"]) == {**answers.READING, "q": "float"}
+    assert answers.columns("classify", [])["class"] == "string"

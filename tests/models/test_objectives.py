@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.core.windows import Spec, known_steps
 from pipelines.models import objectives
-from pipelines.models.objectives import anomaly, classify
+from pipelines.models.objectives import anomaly, classify, impute, vae
+from pipelines.models.vae import CODE, Codes
 
 HERE = Path(objectives.__file__).parent
 NAMES = sorted(p.stem for p in HERE.glob("*.py") if p.stem != "__init__")
@@ -34,7 +36,7 @@ def said(name: str, raw: torch.Tensor | None = None) -> torch.Tensor:
 
 
 def test_every_sibling_is_known() -> None:
-    assert NAMES == ["anomaly", "classify", "forecast"]
+    assert NAMES == ["anomaly", "classify", "forecast", "impute", "vae"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,10 +51,17 @@ def test_siblings_share_one_shape(name: str) -> None:
         "loss": ["answer", "truth", "seen", "unit", "aux"],
         "truth": ["values", "aux"],
         "from_values": ["values", "aux"],
+        "baselines": ["batch", "spec", "known", "n"],
     }
     for function, arguments in wanted.items():
         assert list(inspect.signature(getattr(sibling, function)).parameters) == arguments
     assert callable(sibling.score)
+    assert set(sibling.CALIBRATION) <= {"spread", "decision", "alarm"}
+    assert callable(getattr(sibling, "errors", None)) is ("alarm" not in sibling.CALIBRATION)
+    assert sibling.ANCHOR in ("ridge", "profile")
+    assert sibling.RECONSTRUCT or not sibling.BOTH_SIDES
+    assert sibling.ACT
+    assert sibling.WHEN
     answer = said(name)
     assert answer.shape == (B, H, N, len(sibling.names(AUX)))
     values = RNG.normal(40, 15, (B, H, N)).astype(np.float32)
@@ -75,20 +84,71 @@ def test_loss_ignores_what_was_not_seen(name: str) -> None:
     assert sibling.loss(answer, truth, torch.zeros_like(seen), unit, AUX) == (0, 0)
 
 
-@pytest.mark.parametrize("name", ["forecast", "anomaly"])
+@pytest.mark.parametrize("name", ["forecast", "impute", "anomaly", "vae"])
 @pytest.mark.parametrize("size", [1.0, 30.0, 1000.0])
 def test_quantiles_never_cross(name: str, size: float) -> None:
     torch.manual_seed(0)
-    answer = said(name, size * torch.randn(B, H, N, 4))
+    answer = said(name, size * torch.randn(B, H, N, objectives.load(name).outputs(AUX)))
     assert (answer[..., 0] <= answer[..., 1]).all()
     assert (answer[..., 1] <= answer[..., 2]).all()
     assert torch.isfinite(answer).all()
 
 
-def test_untrained_quantiles_are_the_ridges_own_error() -> None:
-    answer = said("forecast")
+@pytest.mark.parametrize(("name", "floor"), [("forecast", 0), ("impute", 0), ("anomaly", 0), ("vae", 0.01)])
+def test_untrained_quantiles_are_the_anchors_own_error(name: str, floor: float) -> None:
+    answer = said(name)
     width = (answer[..., 2] - answer[..., 1]) / 6.0
-    assert width == pytest.approx((1.2816 * AUX["noise"])[None, :, None].expand(B, H, N), rel=1e-4)
+    assert width == pytest.approx((1.2816 * (AUX["noise"] + floor))[None, :, None].expand(B, H, N), rel=1e-4)
+
+
+def test_a_gaps_baselines_against_plain_loops() -> None:
+    spec = Spec.of(3600, 24, 6, "UTC", both_sides=True)
+    assert (spec.after, known_steps(spec, True)) == (6, 12)
+    rng = np.random.default_rng(0)
+    given = {"values": rng.normal(50, 9, (2, 24, 3)), "profile": rng.normal(50, 9, (2, 30, 3))}
+    found = impute.baselines(given, spec, 12, 2)
+    for b in range(2):
+        for n in range(2):
+            values, usual = given["values"][b, :, n], given["profile"][b, :, n]
+            line = np.interp(np.arange(12, 18), [11, 18], values[[11, 18]])
+            shift = np.interp(np.arange(12, 18), [11, 18], (values - usual[:24])[[11, 18]])
+            assert found["last_value"][b, :, n] == pytest.approx(np.full(6, values[11]))
+            assert found["linear"][b, :, n] == pytest.approx(line, rel=1e-5)
+            assert found["profile"][b, :, n] == pytest.approx(usual[12:18] + shift, rel=1e-5)
+
+
+def test_a_codes_cost_is_its_divergence_from_the_prior() -> None:
+    torch.manual_seed(0)
+    codes = Codes(8, 6)
+    torch.nn.init.normal_(codes.encode.weight)
+    tokens = torch.randn(2, 3, 1, 8)
+    cost = codes(tokens).unflatten(-1, (6, 3))[..., 2].detach()
+    mean, spread = codes.encode(tokens).chunk(2, dim=-1)
+    normal = torch.distributions.Normal(mean, (0.5 * spread).exp())
+    expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(-1).detach()
+    assert cost.sum(-1) == pytest.approx(expected, rel=1e-5)
+    assert (cost >= 0).all()
+
+
+def test_a_code_is_blurred_by_the_noise_it_is_given_and_by_nothing_else() -> None:
+    torch.manual_seed(0)
+    codes = Codes(8, 6)
+    for layer in (codes.encode, codes.out):
+        torch.nn.init.normal_(layer.weight)
+    tokens = torch.randn(2, 3, 1, 8)
+    assert torch.equal(codes(tokens), codes(tokens))
+    assert torch.equal(codes(tokens), codes(tokens, torch.zeros(2, 3, 1, CODE)))
+    assert not torch.allclose(codes(tokens), codes(tokens, torch.ones(2, 3, 1, CODE)), atol=1e-2)
+
+
+def test_the_autoencoders_loss_is_the_negative_evidence_lower_bound() -> None:
+    torch.manual_seed(0)
+    raw = torch.randn(B, H, N, 3).abs()
+    answer, truth = said("vae", raw), 40 + torch.randn(B, H, N)
+    total, _ = vae.loss(answer, truth, torch.ones(B, H, N), torch.ones(N), AUX)
+    sigma = (answer[..., 2] - answer[..., 1]) / 1.2816
+    likelihood = torch.distributions.Normal(answer[..., 1], sigma).log_prob(truth) + 0.5 * np.log(2 * np.pi)
+    assert total.item() == pytest.approx((raw[..., 2] - likelihood).sum().item(), rel=1e-4)
 
 
 def test_untrained_class_probabilities_are_the_mass_between_the_edges() -> None:
