@@ -117,7 +117,7 @@ def _metrics(facts: Facts) -> dict[str, float]:
     tree: dict[str, Any] = {"test": found["model"]}
     tree |= {method: found[method] for method in words.methods(found) if method != "model"}
     tree["interval"] = found.get("interval")
-    tree |= {group: found.get(group) for group in ("at", "coverage", "robustness", "latency")}
+    tree |= {group: found.get(group) for group in ("at", "coverage", "robustness")}
     tree["slice"] = {k: v for k, v in found.get("slices", {}).items() if k in ("regime", "level")}
     tree["finetune"] = {k: facts.finetune.get(k) for k in ("train", "validation")}
     tree["data"] = {

@@ -50,6 +50,7 @@ tasks:
     context: 4d
     horizon: 24h
 """
+DIFFERENCE = {"difference": -0.5, "low": -0.75, "high": -0.25, "n": 1512, "blocks": 21}
 NAMES = ("q0.1", "q0.5", "q0.9", "mean")
 
 
@@ -67,11 +68,28 @@ def city(folder: Path, task: str = TASK, factor: float = 1.0) -> Paths:
         {
             "primary": "mae",
             "higher_is_better": False,
-            "test": {"from": "2025-03-17T00:00:00", "until": "2025-04-07T00:00:00", "forecasts": 21, "points": 1512},
+            "test": {
+                "from": "2025-03-17T00:00:00",
+                "until": "2025-04-07T00:00:00",
+                "forecasts": 21,
+                "points": 1512,
+                "block_days": 1,
+                "blocks": 21,
+            },
             "model": scores,
             **baselines,
+            "at": {
+                "60min": {"model": 2.5, "ridge": 3.0, "baseline": "ridge", "minutes": 60, **DIFFERENCE},
+                "24h": {"model": 4.0, "ridge": 4.5, "baseline": "ridge", "minutes": 1440, **DIFFERENCE},
+            },
+            "coverage": {"overall": 0.79, "lowest_step": 0.7, "highest_step": 0.85},
+            "slices": {
+                "regime": {"night": {"model": 2.0, "ridge": 1.9, **DIFFERENCE, "difference": 0.1, "n": 300}},
+                "district": {"North": {"model": 3.0, "ridge": 3.5, **DIFFERENCE, "n": 500}},
+            },
             "interval": {
-                "versus_best_baseline": {"baseline": "ridge", "difference": -0.5, "low": -0.75, "high": -0.25}
+                "versus_best_baseline": {"baseline": "ridge", **DIFFERENCE},
+                "versus": {m: DIFFERENCE for m in ("last_value", "profile", "ridge")},
             },
         },
     )

@@ -37,13 +37,22 @@ def test_the_card_holds_what_a_review_needs(tmp_path: Path) -> None:
     paths = carded.city(tmp_path)
     text, request = written(paths)
     assert "| MAE | **3.25** | 3.75 | 3.75 | 3.75 |" in text
-    assert "95 % interval -0.75 to -0.25; the model is better" in text
+    told = "-0.5 (-0.75 to -0.25)"
+    assert f"| MAE, model minus it |  | {told} | {told} | {told} |" in text
+    assert "By 95 % intervals over 21 days the model is better than last value, profile, ridge." in text
+    assert "MAE by how far ahead: 60min 2.5 (ridge 3), 24h 4 (ridge 4.5)." in text
+    assert "held 79.0 % of the truth, 70.0 to 85.0 % by step ahead" in text
+    worst = text.index("| regime night | 300 | 2 | 1.9 | 0.1 (")
+    assert worst < text.index("| district North | 500 |")
     assert "| air | 2024-10-07 | 2025-04-07 | 1,000 | 10 | 0.985 | 2.5 h | spike 7, duplicate 3 |" in text
     assert f"review.<your name> = approved:{bundle.digest(paths.task(carded.TASK))}" in text
     assert "`by_step.png`" in text
     assert len(text) < DESCRIPTION_LIMIT - 600
     assert request["digest"] == bundle.verify(paths.task(carded.TASK))
     assert request["metrics"]["test/mae"] == 3.25
+    assert request["metrics"]["interval/versus/ridge/high"] == -0.25
+    assert request["metrics"]["at/60min/model"] == 2.5
+    assert request["metrics"]["slice/regime/night/ridge"] == 1.9
     assert request["params"]["task.context"] == "4 d"
 
 
@@ -64,12 +73,15 @@ def test_a_model_that_loses_is_said_to_lose(tmp_path: Path) -> None:
     path = paths.metrics("evaluate", carded.TASK)
     found = files.read_json(path)
     found["ridge"]["mae"] = 2.0
-    found["interval"]["versus_best_baseline"] |= {"difference": 1.25, "low": 1.0, "high": 1.5}
+    found["interval"]["versus"]["ridge"] = {"difference": 1.25, "low": 1.0, "high": 1.5}
+    found["interval"]["versus"]["profile"] = {"difference": -0.5, "low": -1.0, "high": 0.5}
+    found["test"]["forecasts_possible"] = 500
     files.write_json(path, found)
     text, _ = written(paths)
     assert "MAE 3.25, no better than 2 (ridge, the best baseline)." in text.splitlines()[0]
     assert "| MAE | 3.25 | 3.75 | 3.75 | **2** |" in text
-    assert "the model is worse" in text
+    assert "better than last value; not to be told from profile; worse than ridge." in text
+    assert "21 forecasts, 1,512 points (of 500 possible forecasts)" in text
 
 
 def test_metrics_where_more_is_better_and_metrics_that_are_not_there(tmp_path: Path) -> None:
@@ -78,12 +90,17 @@ def test_metrics_where_more_is_better_and_metrics_that_are_not_there(tmp_path: P
     found = files.read_json(path)
     found |= {"primary": "macro_f1", "higher_is_better": True, "model": {"macro_f1": 0.8, "log_loss": 0.5}}
     found |= {"last_value": {"macro_f1": 0.7, "log_loss": None}, "profile": {"macro_f1": 0.6, "log_loss": 0.4}}
-    del found["ridge"], found["interval"]
+    for part in ("ridge", "interval", "at", "coverage", "slices"):
+        del found[part]
+    damage = {"model": {"value": 0.7, "ratio": 0.9}, "ridge": {"value": 0.6, "ratio": 0.8}}
+    found["robustness"] = {"metric": "macro_f1", "windows": 64, "clean": damage, "district_dark": damage}
     files.write_json(path, found)
     text, request = written(paths)
     assert "| macro F1 | **0.8** | 0.7 | 0.6 |" in text
     assert "| log loss | 0.5 | – | **0.4** |" in text
     assert "last_value/log_loss" not in request["metrics"]
+    assert "Macro F1 when readings are damaged, on 64 windows: clean 0.7 (ridge 0.6), district dark 0.7 (ridge" in text
+    assert request["metrics"]["robustness/district_dark/model/ratio"] == 0.9
 
 
 def test_without_labels_an_alarm_rate_is_told_and_not_judged(tmp_path: Path) -> None:

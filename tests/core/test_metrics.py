@@ -157,3 +157,33 @@ def test_interval_is_weighted_by_points_and_repeatable() -> None:
     found = metrics.block_bootstrap(a, b, np.array([1.0, 3.0]), np.array([0, 1]), 50)
     assert found["difference"] == 1.0
     assert found == metrics.block_bootstrap(a, b, np.array([1.0, 3.0]), np.array([0, 1]), 50)
+
+
+def test_calibration_error_against_its_definition() -> None:
+    answer = np.array([[0.95, 0.05], [0.92, 0.08], [0.3, 0.7], [0.5, 0.5]])
+    truth = np.array([0.0, 1.0, 1.0, NAN])
+    # bins of 1/15: .92 and .95 share one, .7 has another; the last has no truth
+    assert metrics.calibration_error(answer, truth) == pytest.approx((abs(0.95 + 0.92 - 1) + abs(0.7 - 1)) / 3)
+    assert np.isnan(metrics.calibration_error(answer, np.full(4, NAN)))
+
+
+def test_classes_are_ranked_one_against_the_rest() -> None:
+    learn = pytest.importorskip("sklearn.metrics")
+    rng = gen(6)
+    p, truth = rng.dirichlet((1, 1, 1), 200), rng.integers(0, 3, 200).astype(float)
+    found = metrics.classes(p, truth, ("a", "b", "c"), p.argmax(-1))
+    assert found["auroc"] == pytest.approx(learn.roc_auc_score(truth, p, multi_class="ovr"))
+
+
+def test_sums_of_several_groups_at_once() -> None:
+    assert metrics.ratio(np.array([[6.0, 3], [0, 0]]))[0] == 2
+    assert np.isnan(metrics.ratio(np.array([[6.0, 3], [0, 0]]))[1])
+    tables = np.array([[[3.0, 1], [0, 2]], [[4, 0], [0, 0]]]).reshape(2, 4)
+    assert metrics.macro_f1(tables) == pytest.approx([(6 / 7 + 4 / 5) / 2, 1])
+    assert np.isnan(metrics.average_precision(np.zeros((1, 6))))[0]
+
+
+def test_one_block_has_no_interval() -> None:
+    found = metrics.paired(np.array([[4.0, 2]]), np.array([[2.0, 2]]), metrics.ratio, 50)
+    assert found["difference"] == 1.0
+    assert np.isnan(found["low"])

@@ -146,16 +146,13 @@ def _coverage(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _probes(found: dict[str, Any]) -> Iterator[str]:
-    """Robustness (the primary metric under each disturbance) and latency, where they were measured."""
-    metric = found["primary"]
-    told = [f"{kind.replace('_', ' ')} {number(scores[metric])}"
-            for kind, scores in (found.get("robustness") or {}).items() if _has(scores, metric)]  # fmt: skip
+    """What damaged readings do to the model and to the ridge, see `models.probes`."""
+    probed = found.get("robustness") or {}
+    told = [f"{damage.replace('_', ' ')} {number(m['model']['value'])} (ridge {number(m['ridge']['value'])})"
+            for damage, m in sorted(probed.items()) if isinstance(m, dict)]  # fmt: skip
     if told:
-        yield f"{_title(metric)} when disturbed: {', '.join(told)}."
-    latency = [f"{k.replace('_', ' ')} {number(v)}" for k, v in (found.get("latency") or {}).items()
-               if isinstance(v, int | float)]  # fmt: skip
-    if latency:
-        yield f"Latency: {', '.join(latency)}."
+        where = f"on {probed['windows']} windows"
+        yield f"{_title(probed['metric'])} when readings are damaged, {where}: {', '.join(told)}."
 
 
 def _slices(found: dict[str, Any]) -> str:
