@@ -160,10 +160,10 @@ def test_interval_is_weighted_by_points_and_repeatable() -> None:
 
 
 def test_calibration_error_against_its_definition() -> None:
-    answer = np.array([[0.95, 0.05], [0.92, 0.08], [0.3, 0.7], [0.5, 0.5]])
+    answer = np.array([[0.95, 0.05], [0.94, 0.06], [0.3, 0.7], [0.5, 0.5]])
     truth = np.array([0.0, 1.0, 1.0, NAN])
-    # bins of 1/15: .92 and .95 share one, .7 has another; the last has no truth
-    assert metrics.calibration_error(answer, truth) == pytest.approx((abs(0.95 + 0.92 - 1) + abs(0.7 - 1)) / 3)
+    # bins of 1/15: .94 and .95 share one, .7 has another; the last has no truth
+    assert metrics.calibration_error(answer, truth) == pytest.approx((abs(0.95 + 0.94 - 1) + abs(0.7 - 1)) / 3)
     assert np.isnan(metrics.calibration_error(answer, np.full(4, NAN)))
 
 
