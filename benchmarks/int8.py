@@ -32,7 +32,7 @@ def errors(predictor: Predictor, data: Windows, most: int) -> float:
     aux["decision"] = predictor.tables.get("decision", 1)
     rows = spread_out(data.rows("test", data.spec.patch), most)
     parts = [rows[i : i + 32] for i in range(0, len(rows), 32)]
-    answer = np.concatenate([predictor.predict(data.read(p, data.spec.context), data.starts(p)) for p in parts])
+    answer = np.concatenate([predictor.predict(data.given(p), data.starts(p)) for p in parts])
     values = np.concatenate([data.read(p + data.known, data.spec.horizon)[..., : data.targets] for p in parts])
     if "decision" in predictor.tables:
         return float(np.nanmean(objective.errors(answer, objective.truth(values, aux), aux)))

@@ -162,11 +162,12 @@ def explain(served: Any, predictor: Any, values: Array, starts: Array, target: i
     from pipelines.models.export import INPUTS
 
     given = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in predictor.inputs(values, starts).items()}
-    windowed = [k for k in INPUTS if k in given and k in ("observed", "profile", "calendar")]
 
     def ask(readings: Any) -> Any:
-        wide = {**given, **{k: given[k].expand(len(readings), *given[k].shape[1:]) for k in windowed}}
-        return served(*(readings if k == "values" else wide[k] for k in INPUTS))[:, -1, target]
+        wide = {k: given[k].expand(len(readings), *given[k].shape[1:]) for k in ("observed", "profile", "calendar")}
+        if "beside" in given:
+            wide["beside"] = _beside(readings, given, predictor)
+        return served(*({**given, **wide, "values": readings}[k] for k in INPUTS))[:, -1, target]
 
     read, usual = given["values"], given["profile"][:, : given["values"].shape[1]].clone()
     with torch.no_grad():
@@ -179,6 +180,17 @@ def explain(served: Any, predictor: Any, values: Array, starts: Array, target: i
     channel = predictor.channels[target]
     what = f"{channel['sensor']} {channel['kind']} ({predictor.names[column]})"
     return Explanation(found[0].detach().numpy(), before, float(whole[column]), target, what)
+
+
+def _beside(readings: Any, given: dict[str, Any], predictor: Any) -> Any:
+    """`core.windows.beside` in torch, so that what is heard from peers is attributed to their readings too."""
+    import torch
+
+    end = known_steps(predictor.spec, predictor.reconstruct)
+    last, std = slice(end - given["beside"].shape[1], end), given["std"]
+    peers, weights = (torch.from_numpy(predictor.tables[k]) for k in ("peers", "weights"))
+    away = (readings[:, last] - given["profile"][:, last]) * given["observed"][:, last] / std
+    return (away[..., peers] * weights).sum(-1) * std
 
 
 def plot(path: Path, found: Explanation, predictor: Any, most: int = 30) -> None:
