@@ -41,12 +41,14 @@ class Backbone(nn.Module):
 
     def forward(
         self, cadence: str, x: Tensor, observed: Tensor, usual: Tensor, window: Tensor, calendar: Tensor,
-        channels: Channels,
+        channels: Channels, only: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """[B, N, S, D], as `Tokens.forward`."""
+        """[B, N, S, D], as `Tokens.forward`; with `only` [M], numbers of tokens, just those, [M, D]."""
         tokens = self.tokens(cadence, x, observed, usual, window, calendar, channels)
         b, n, s, d = tokens.shape
         tokens = tokens.reshape(b * n, s, d)
         for block in self.blocks:
             tokens = block(tokens)
+        if only is not None:
+            return cast(Tensor, self.norm(tokens.reshape(-1, d).index_select(0, only)))
         return cast(Tensor, self.norm(tokens)).reshape(b, n, s, d)

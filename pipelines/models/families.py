@@ -1,7 +1,8 @@
 """Families of backbone, one file each, all of one shape.
 
     Backbone(config)              a torch module with `.config` and `.width`
-    forward(cadence, x, observed, usual, window, calendar, channels) -> [B, N, S, D]    as `tokens.Tokens.forward` says
+    forward(cadence, x, observed, usual, window, calendar, channels, only=None) -> [B, N, S, D]
+                                  as `tokens.Tokens.forward`; with `only` [M], numbers of tokens, just those, [M, D]
 
 Pretraining, heads, fine-tuning and export are shared: they know a backbone by that shape alone.
 """

@@ -90,12 +90,13 @@ class Sampler:
     def _batch(self, name: str, rows: Array, rng: np.random.Generator, part: int = 0, parts: int = 1) -> dict[str, Any]:
         domain = self.domains[name]
         # Every choice is made for the whole batch before this part of it is read.
-        columns = np.sort(rng.permutation(len(domain.columns))[:CHANNELS])
+        columns = self._near[name].some_columns(rng, CHANNELS)
         channels = {k: v[columns] for k, v in self._channels[name].items()} | self._near[name].among(columns)
         channels["sensor"] = strangers(rng, channels["sensor"])
         mask = hide(rng, len(rows), len(columns))[part::parts]
         rows = rows[part::parts]
-        whole = {**window(domain, rows, columns, mask), **channels, "mask": mask}
+        hidden = np.flatnonzero(mask.transpose(0, 2, 1))
+        whole = {**window(domain, rows, columns, mask), **channels, "mask": mask, "hidden": hidden}
         tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in whole.items()}
         first = domain.starts(rows[:1])[0] if len(rows) else "none"
         return {**tensors, "cadence": domain.spec.cadence, "name": f"{name}, windows from {first}"}
@@ -129,10 +130,9 @@ def window(domain: Windows, rows: Array, columns: Array, mask: Array) -> dict[st
 
 def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Huber loss of the hidden readings that were measured, in each window's own scale: sum and count."""
-    answer, truth = model(batch["cadence"], batch, batch["mask"])
-    counted = batch["mask"].repeat_interleave(truth.shape[1] // batch["mask"].shape[1], dim=1) * batch["observed"]
+    answer, truth, seen = model(batch["cadence"], batch, batch["mask"])
     error = nn.functional.smooth_l1_loss(answer, truth, reduction="none")
-    return (error * counted).sum(), counted.sum()
+    return (error * seen).sum(), seen.sum()
 
 
 @torch.no_grad()

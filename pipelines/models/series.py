@@ -78,12 +78,14 @@ class Block(nn.Module):
             nn.Linear(width, 2 * width, bias=False), nn.GELU(), nn.Linear(2 * width, width, bias=False)
         )
 
-    def forward(self, x: Tensor, channels: Channels) -> Tensor:
+    def forward(self, x: Tensor, channels: Channels, only: Tensor | None = None) -> Tensor:
+        """[B, N, S, D]; with `only` [M], numbers of tokens, just those, [M, D]."""
         b, n, s, d = x.shape
         x = x + self.time(self.time_norm(x).reshape(b * n, s, d)).reshape(b, n, s, d)
         if self.space is not None and self.space_norm is not None:
             across = self.space_norm(x).transpose(1, 2).reshape(b * s, n, d)
             x = x + self.space.mix(across, channels).reshape(b, s, n, d).transpose(1, 2)
+        x = x if only is None else x.reshape(-1, d).index_select(0, only)
         return x + cast(Tensor, self.mlp(self.mlp_norm(x)))
 
 
@@ -100,12 +102,13 @@ class Backbone(nn.Module):
 
     def forward(
         self, cadence: str, x: Tensor, observed: Tensor, usual: Tensor, window: Tensor, calendar: Tensor,
-        channels: Channels,
+        channels: Channels, only: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """As `Tokens.forward`."""
+        """As `Tokens.forward`; with `only` as `Block.forward`."""
         tokens = self.tokens(cadence, x, observed, usual, window, calendar, channels)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             tokens = block(tokens, channels)
+        tokens = self.blocks[-1](tokens, channels, only)
         return cast(Tensor, self.norm(tokens))
 
 
@@ -135,8 +138,11 @@ class Pretraining(nn.Module):
         for parameter in (*self.head.parameters(), *self.shares.parameters()):
             nn.init.zeros_(parameter)
 
-    def forward(self, cadence: str, batch: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised reconstruction and truth, both [B, T, N]; `mask` [B, S, N] is 1 where a patch is hidden."""
+    def forward(self, cadence: str, batch: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the hidden patches, normalised reconstruction, truth and what of it was measured, each [M, P].
+
+        `mask` [B, S, N] is 1 where a patch is hidden; `hidden` of the batch [M] numbers those in the order [B, N, S].
+        """
         values, observed, usual = batch["values"], batch["observed"], batch["profile"]
         p = PATCHES[cadence]
         shown = 1 - mask.repeat_interleave(p, dim=1)
@@ -147,15 +153,20 @@ class Pretraining(nn.Module):
         scale = (0.5 * spread + 0.5 * batch["std"] ** 2).sqrt()
         truth, shape = (values - level) / scale, (usual - usual_level) / scale
         window = window_features(level, scale, batch["mean"], batch["std"])
+        last = last_shown(truth - shape, shown * observed)
+        hidden = batch["hidden"]
         tokens = self.backbone(
             cadence, truth * shown, observed * shown, shape, window, batch["calendar"],
-            Channels(*(batch[k] for k in Channels._fields)),
+            Channels(*(batch[k] for k in Channels._fields)), hidden,
         )  # fmt: skip
-        b, n, s, _ = tokens.shape
-        correction = self.head[cadence](tokens).reshape(b, n, s * p).transpose(1, 2)
-        of_shape, of_last = self.shares[cadence](tokens).repeat_interleave(p, dim=2).permute(3, 0, 2, 1)
-        anchor = shape * (1 + of_shape) + of_last * last_shown(truth - shape, shown * observed)
-        return anchor + correction, truth
+
+        def asked(values: Tensor) -> Tensor:
+            """[B, T, N] at the hidden patches, [M, P]."""
+            return values.transpose(1, 2).reshape(-1, p).index_select(0, hidden)
+
+        shares = self.shares[cadence](tokens)
+        anchor = asked(shape) * (1 + shares[:, :1]) + shares[:, 1:] * asked(last)
+        return anchor + self.head[cadence](tokens), asked(truth), asked(observed)
 
 
 def last_shown(values: Tensor, seen: Tensor) -> Tensor:
