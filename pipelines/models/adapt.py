@@ -174,7 +174,7 @@ class Adaptation:
 
     def _batch(self, rows: Array, rng: np.random.Generator | None, training: bool = False) -> dict[str, Tensor]:
         """`rng` None: with all channels."""
-        columns = self.data.some_columns(rng, CHANNELS) if rng else np.arange(len(self.data.columns))
+        columns = self.near.some_columns(rng, CHANNELS) if rng else np.arange(len(self.data.columns))
         batch = self.data.batch(rows, columns)
         batch |= {k: v[columns] for k, v in self.channels.items() if k not in ("near", "close")}
         batch |= self.near.among(columns)

@@ -43,12 +43,24 @@ class Near:
             return nobody
         return {**nobody, "close": np.minimum(self._graph(columns, columns), 1)}
 
-    def _nearest(self, rows: Array, columns: Array) -> tuple[Array, Array]:
+    def some_columns(self, rng: np.random.Generator, most: int) -> Array:
+        """At most `most` channels to train on: as `Windows.some_columns`; targets of a large network near each other."""
+        chosen = self.data.some_columns(rng, most)
+        if len(self.data.columns) <= FULL:
+            return chosen
+        targets = int((chosen < self.data.targets).sum())
+        middle = rng.integers(self.data.targets, size=1)
+        around = np.argsort(-self._rank(middle, np.arange(self.data.targets))[0], kind="stable")[:targets]
+        return np.sort(np.concatenate([around, chosen[targets:]]))
+
+    def _rank(self, rows: Array, columns: Array) -> Array:
+        """How near each of `columns` is to each of `rows`: graph before place."""
         graph = self._graph(rows, columns)
-        by_place = self._places(rows, columns)
-        rank = np.where(graph > 0, 1 + graph, by_place)
-        best = np.argsort(-rank, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(columns))]
-        close = np.minimum(graph, 1) if self._edges is not None else by_place
+        return np.where(graph > 0, 1 + graph, self._places(rows, columns))
+
+    def _nearest(self, rows: Array, columns: Array) -> tuple[Array, Array]:
+        best = np.argsort(-self._rank(rows, columns), axis=1, kind="stable")[:, : min(NEIGHBOURS, len(columns))]
+        close = np.minimum(self._graph(rows, columns), 1) if self._edges is not None else self._places(rows, columns)
         return best.astype(np.int64), np.take_along_axis(close, best, axis=1).astype(np.float32)
 
     def _graph(self, rows: Array, columns: Array) -> Array:
