@@ -44,7 +44,7 @@ class Near:
         return {**nobody, "close": np.minimum(self._graph(columns, columns), 1)}
 
     def some_columns(self, rng: np.random.Generator, most: int) -> Array:
-        """At most `most` channels to train on: as `Windows.some_columns`; targets of a large network near each other."""
+        """At most `most` channels to train on, as `Windows.some_columns`; of a large network near ones."""
         chosen = self.data.some_columns(rng, most)
         if len(self.data.columns) <= FULL:
             return chosen
