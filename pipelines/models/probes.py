@@ -66,9 +66,14 @@ def _methods(predictor: Any, objective: Any, ridge: Any, aux: dict[str, Any]) ->
         found: Array = objective.baselines(batch, spec, known, n)["last_value"]
         return found
 
+    def alone(batch: dict[str, Array]) -> Array:
+        # The baseline is fitted on each channel's own readings, without what a model hears from peers.
+        found: Array = ridge.predict({k: v for k, v in batch.items() if k != "beside"}, n)
+        return found
+
     return {
         "model": (predictor.predict, predictor.tables.get("decision", 1)),
-        "ridge": (plain(lambda batch: ridge.predict(batch, n)), 1),
+        "ridge": (plain(alone), 1),
         "last_value": (plain(last), 1),
     }
 
@@ -97,14 +102,15 @@ they had two thirds into the window."""
 
 
 def _district(channels: list[dict[str, Any]], rng: np.random.Generator) -> Array:
-    """The channels of the district with most of them, bool [N]; a random quarter of the sensors without districts."""
+    """Channels of the district with most targets, bool [N]; without districts those of a random quarter of sensors."""
     of = np.array([c.get("district") or "" for c in channels])
-    names, size = np.unique(of[of != ""], return_counts=True)
+    asked = np.array([c.get("role", "target") == "target" for c in channels])
+    names, size = np.unique(of[asked & (of != "")], return_counts=True)
     return of == names[size.argmax()] if len(names) > 1 else _quarter(channels, rng)
 
 
 def _quarter(channels: list[dict[str, Any]], rng: np.random.Generator) -> Array:
-    sensors = list(dict.fromkeys(c["sensor"] for c in channels))
+    sensors = list(dict.fromkeys(c["sensor"] for c in channels if c.get("role", "target") == "target"))
     picked = {sensors[i] for i in rng.permutation(len(sensors))[: max(1, len(sensors) // 4)]}
     return np.array([c["sensor"] in picked for c in channels])
 

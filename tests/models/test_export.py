@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,15 @@ def inputs(n: int, size: int) -> dict[str, Any]:
     }
 
 
+@cache
+def graph(objective: str) -> bytes:
+    return export.to_onnx(served(objective), inputs(3, 2))
+
+
 @pytest.mark.parametrize("objective", KINDS)
 def test_answers_as_torch_does_for_any_number_of_windows_and_sensors(objective: str) -> None:
     made = served(objective)
-    ask = export.session(export.to_onnx(made, inputs(3, 2)))
+    ask = export.session(graph(objective))
     for n, size in ((3, 2), (7, 5), (1, 1), (4, 1), (1, 3)):
         given = inputs(n, size)
         with torch.no_grad():
@@ -97,3 +103,30 @@ def test_equal_weights_give_equal_bytes_in_two_folders_and_name_no_file(tmp_path
     onnx.checker.check_model(model)
     assert not model.metadata_props
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+
+
+def weights(made: export.Served) -> list[Any]:
+    return [made.model.anchor.weight.detach().numpy()]
+
+
+@pytest.mark.parametrize("objective", KINDS)
+def test_int8_answers_nearly_alike_for_any_number_of_windows_and_sensors(objective: str) -> None:
+    keep = weights(served(objective))
+    int8 = export.to_int8(graph(objective), keep)
+    assert int8 == export.to_int8(graph(objective), keep)
+    assert len(int8) < 0.6 * len(graph(objective))
+    exact, rough = export.session(graph(objective)), export.session(int8)
+    for n, size in ((3, 2), (7, 5), (1, 1)):
+        given = inputs(n, size)
+        off = export.parity(rough(given), exact(given))
+        assert 0 < off < 0.03
+    for word in (b"/tmp", b"onnx.quant", b"onnxruntime"):
+        assert word not in int8, word
+
+
+def test_int8_leaves_what_is_kept_in_float() -> None:
+    for keep, floats in ((weights(served("forecast")), 1), ([], 0)):
+        model = onnx.load_from_string(export.to_int8(graph("forecast"), keep))
+        assert any(i.data_type == onnx.TensorProto.INT8 for i in model.graph.initializer)
+        anchors = [i for i in model.graph.initializer if i.data_type == 1 and list(i.dims) == [54, 6]]
+        assert len(anchors) == floats
