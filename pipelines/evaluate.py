@@ -1,4 +1,7 @@
-"""bundle + frozen test → metrics/evaluate/<task>.json and plots: the model beside every baseline."""
+"""bundle + frozen test → metrics/evaluate/<task>.json and plots: the model beside every baseline.
+
+Timings go to metrics/latency/<task>.json, which no stage depends on, for they differ from run to run.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,12 @@ from pipelines.core import files, log, params
 from pipelines.core.errors import UserError
 from pipelines.core.params import Task
 from pipelines.core.paths import Paths
-from pipelines.models import figures, objectives
-from pipelines.models.data import Windows
+from pipelines.models import figures, objectives, probes
+from pipelines.models.data import Windows, spread_out
 from pipelines.models.evaluation import alarms, forecasts, frozen
-from pipelines.models.evaluation.methods import Answer, Method, baselines
+from pipelines.models.evaluation.methods import Alone, Answer, Method, baselines, fit_ridge
+from pipelines.models.ridge import Ridge
+from pipelines.release import latency
 from pipelines.release.predictor import CHUNK, Predictor
 
 Array = np.ndarray[Any, Any]
@@ -26,8 +31,11 @@ def run(key: str, *, root: Path = Path()) -> None:
         predictor = Predictor.load(paths.task(key))
         data = _windows(key, paths, predictor)
         aux = {**predictor.config["aux"], "reference": predictor.tables["reference"][: data.targets]}
+        plots, ridge = paths.plots("evaluate", key), fit_ridge(data)
         judge = _alarms if "alarm" in objectives.of(task).CALIBRATION else _forecasts
-        report = {"task": key, **judge(task, predictor, data, aux, paths.plots("evaluate", key))}
+        report = {"task": key, **judge(task, predictor, data, aux, ridge, plots)}
+        report |= _probed(task, predictor, data, ridge, paths.task(key), plots)
+        files.write_json(paths.metrics("latency", key), _timings(paths.task(key)))
         files.write_json(paths.metrics("evaluate", key), report)
         primary = report["primary"]
         rivals = {k: v[primary] for k, v in report.items() if isinstance(v, dict) and primary in v}
@@ -57,13 +65,15 @@ def _answer(predictor: Predictor, data: Windows) -> Answer:
     return answer
 
 
-def _forecasts(task: Task, predictor: Predictor, data: Windows, aux: dict[str, Any], plots: Path) -> dict[str, Any]:
+def _forecasts(
+    task: Task, predictor: Predictor, data: Windows, aux: dict[str, Any], ridge: Ridge, plots: Path
+) -> dict[str, Any]:
     objective, settings = objectives.of(task), task.evaluate
     stride = int(settings.stride.total_seconds() // data.spec.step_s) if settings.stride else data.spec.horizon
     test = frozen.Frozen.of(data, objective, aux, max(1, stride), settings.points)
     aux = {**aux, "naive": frozen.naive_error(data), "std": data.std[: data.targets]}
     model = Method(_answer(predictor, data), {**aux, "decision": predictor.tables.get("decision", 1)})
-    methods = {"model": model, **baselines(data, objective, aux)}
+    methods = {"model": model, **baselines(data, objective, aux, ridge)}
     given = {name: method.answer(test.rows) for name, method in methods.items()}
     judged = forecasts.judge(test, objective, methods, given, settings.bootstrap)
     files.write_json(plots / "by_step.json", judged.by_step)
@@ -76,10 +86,35 @@ def _forecasts(task: Task, predictor: Predictor, data: Windows, aux: dict[str, A
     return judged.report
 
 
-def _alarms(task: Task, predictor: Predictor, data: Windows, aux: dict[str, Any], plots: Path) -> dict[str, Any]:
+def _alarms(
+    task: Task, predictor: Predictor, data: Windows, aux: dict[str, Any], ridge: Ridge, plots: Path
+) -> dict[str, Any]:
     objective, alarm = objectives.of(task), predictor.config["alarm"]
-    methods = {"model": Method(_answer(predictor, data), aux), **baselines(data, objective, aux)}
+    methods = {"model": Method(_answer(predictor, data), aux), **baselines(data, objective, aux, ridge)}
     found = alarms.judge(data, objective, methods, predictor.tables["misfit"], alarm, task.evaluate.bootstrap)
     figures.alarms(plots / "alarms.png", found.scores["model"], found.label, alarm["threshold"], data)
     figures.overview_alarms(plots / "0_overview.png", plots.name, found)
     return found.report
+
+
+def _probed(task: Task, predictor: Predictor, data: Windows, ridge: Ridge, folder: Path, plots: Path) -> dict[str, Any]:
+    """How the answers suffer when readings are damaged, and what one of them rests on."""
+    from pipelines.models import package
+
+    rows = spread_out(data.rows("test", data.spec.horizon), probes.WINDOWS)
+    truth = np.concatenate([b["truth"] for b in data.batches(rows, 64)])
+    values, starts, objective = data.given(rows), data.starts(rows), objectives.of(task)
+    middle, target = len(rows) // 2, int(np.isfinite(truth).sum((0, 1)).argmax())
+    one = slice(middle, middle + 1)
+    found = probes.explain(package.load(folder), predictor, values[one], starts[one], target)
+    probes.plot(plots / "explanation.png", found, predictor)
+    return {
+        "robustness": probes.robustness(predictor, objective, Alone(ridge), values, starts, truth),
+        "explanation": {"of": found.what, "gap": found.gap, "by_kind": found.by(data.channel("kind"))},
+    }
+
+
+def _timings(folder: Path) -> dict[str, Any]:
+    """Latency and size of the bundle, and of its smaller variant where it has one."""
+    variants = ("float", "int8") if (folder / "model.int8.onnx").exists() else ("float",)
+    return {variant: latency.measure(folder, variant) for variant in variants}

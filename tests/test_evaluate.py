@@ -13,14 +13,13 @@ from pipelines import evaluate, join
 from pipelines.core import files
 from pipelines.core.errors import UserError
 from pipelines.core.windows import profile_at
-from pipelines.models.data import Windows, spread_out
-from pipelines.models.ridge import Ridge
+from pipelines.models.data import Windows
+from pipelines.models.evaluation import methods
 from pipelines.release.predictor import Predictor
 
-METHODS = ("model", "last_value", "profile", "ridge")
+METHODS = ("model", "last_value", "profile", "ridge", "gbt")
 TASKS = list(toy_city.TASKS)
-FROM = {"ahead": "by_step.png by_hour.png example.png by_step.json", "state": "by_step.png by_hour.png confusion.png"}
-PLOTS = {**FROM, "leaks": "alarms.png precision_recall.png"}
+PLOTS = {"ahead": "example.png by_step.json", "state": "confusion.png by_step.json", "leaks": "alarms.png"}
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +55,14 @@ def test_the_report_says_what_the_card_reads(ready: Path, task: str) -> None:
     else:
         versus = found["interval"]["versus_best_baseline"]
         assert versus["baseline"] in METHODS[1:]
-        assert versus["low"] <= versus["difference"] <= versus["high"]
+        assert test["points"] == versus["n"]
+    for method in METHODS[1:]:
+        versus = found["interval"]["versus"][method]
+        assert versus["difference"] == pytest.approx(found["model"][primary] - found[method][primary], abs=1e-9)
+        assert versus["low"] <= versus["high"]
+        assert versus["blocks"] == test["blocks"] == 10, "nine days in UTC touch ten local ones"
     made = {p.name for p in (ready / "plots/evaluate" / task).iterdir()}
-    assert set(PLOTS[task].split()) <= made
+    assert made == {*PLOTS[task].split(), "0_overview.png", "explanation.png"}
 
 
 def by_hand(ready: Path) -> tuple[Windows, np.ndarray, np.ndarray, int]:
@@ -103,11 +107,9 @@ def test_profile_against_a_plain_loop(ready: Path) -> None:
     assert report(ready, "ahead")["profile"]["mae"] == pytest.approx(np.nanmean(errors), rel=1e-4)
 
 
-def test_ridge_is_fitted_on_training_alone(ready: Path) -> None:
+def test_ridge_is_the_one_that_finetuning_starts_from(ready: Path) -> None:
     data, values, issued, n = by_hand(ready)
-    fit = data.batches(spread_out(data.rows("train", 1), evaluate.FIT_WINDOWS), 64)
-    held = list(data.batches(spread_out(data.rows("validation", 1), evaluate.HELD_WINDOWS), 64))
-    answer = Ridge.fit(fit, held, data.known).predict(data.batch(issued - 24), n)
+    answer = methods.fit_ridge(data).predict(data.batch(issued - 24), n)
     truth = np.stack([values[row : row + 6, :n] for row in issued])
     assert report(ready, "ahead")["ridge"]["mae"] == pytest.approx(np.nanmean(np.abs(answer - truth)), rel=1e-4)
 
@@ -130,6 +132,43 @@ def test_each_step_is_scored_and_the_steps_make_up_the_whole(ready: Path) -> Non
     mine = [r for r in rows if r["method"] == "model"]
     assert [r["minutes"] for r in mine] == [60, 120, 180, 240, 300, 360]
     assert np.mean([r["mae"] for r in mine]) == pytest.approx(report(ready, "ahead")["model"]["mae"], rel=0.02)
+
+
+def test_steps_and_slices_make_up_the_whole(ready: Path) -> None:
+    found = report(ready, "ahead")
+    assert list(found["at"]) == ["3h", "60min", "6h"]
+    whole = found["interval"]["versus_best_baseline"]
+    last = found["up_to"]["6h"]
+    assert {k: last[k] for k in whole} == whole
+    assert found["at"]["60min"]["model"] == files.read_json(ready / "plots/evaluate/ahead/by_step.json")[0]["mae"]
+    levels, rival = found["slices"]["level"], whole["baseline"]
+    assert sum(s["n"] for s in levels.values()) == found["test"]["points"]
+    for method in ("model", rival):
+        mean = sum(s["n"] * s[method] for s in levels.values()) / found["test"]["points"]
+        assert mean == pytest.approx(found[method]["mae"], rel=1e-6)
+    inside = sum(s["n"] * s["coverage80"] for s in levels.values()) / found["test"]["points"]
+    assert inside == pytest.approx(found["model"]["coverage80"]) == found["coverage"]["overall"]
+    assert set(found["slices"]["regime"]) | {k.split("/")[1] for k in found["slices_left_out"]} >= {
+        "night", "rush_hour", "weekend_holiday", "faulty_sensor"
+    }  # fmt: skip
+    assert "points in" in found["slices_left_out"]["regime/faulty_sensor"]
+
+
+def test_damage_and_timings_are_reported_apart(ready: Path) -> None:
+    found = report(ready, "ahead")
+    assert found["robustness"]["dropped"]["last_value"]["ratio"] > 1
+    assert sum(found["explanation"]["by_kind"].values()) == pytest.approx(1, abs=1e-5)
+    assert files.read_json(ready / "metrics/latency/ahead.json")["float"]["one"]["median_ms"] > 0
+    assert "ms" not in (ready / "metrics/evaluate/ahead.json").read_text()
+
+
+def test_many_points_are_thinned_and_it_is_said(ready: Path, tmp_path: Path) -> None:
+    root = small_copy(ready, tmp_path)
+    toy_city.write_params(root, ahead={**toy_city.TASKS["ahead"], "evaluate": {"bootstrap": 20, "points": 300}})
+    evaluate.run("ahead", root=root)
+    test = report(root, "ahead")["test"]
+    assert test["forecasts"] == 300 // (6 * 4)
+    assert test["forecasts_possible"] == 36
 
 
 def test_leaks_are_found(ready: Path) -> None:

@@ -28,26 +28,41 @@ class Method:
     aux: dict[str, Any]
 
 
-def baselines(data: Windows, objective: Any, aux: dict[str, Any]) -> dict[str, Method]:
+@dataclass(frozen=True)
+class Alone:
+    """A ridge that was fitted on each channel's own readings, given batches that tell of its peers too."""
+
+    ridge: Ridge
+
+    def predict(self, batch: dict[str, Array], n: int) -> Array:
+        """As `Ridge.predict`."""
+        return self.ridge.predict({k: v for k, v in batch.items() if k != "beside"}, n)
+
+
+def fit_ridge(data: Windows) -> Ridge:
+    """The ridge as fine-tuning fits it: on training windows, its penalty chosen on validation."""
+    return Ridge.fit(
+        data.batches(spread_out(data.rows("train", 1), FIT_WINDOWS), 64),
+        list(data.batches(spread_out(data.rows("validation", 1), HELD_WINDOWS), 64)),
+        data.known,
+        data.spec.after,
+    )
+
+
+def baselines(data: Windows, objective: Any, aux: dict[str, Any], ridge: Ridge) -> dict[str, Method]:
     """Every baseline of `data`, ready to answer; aux as the objective's, with `reference` [targets]."""
+    each = _raw(data, objective, aux, ridge)
     if "alarm" in objective.CALIBRATION:  # a reading's misfit is in its channel's usual error, see `models.detect`
-        return {name: _plain(raw, objective, aux) for name, raw in _raw(data, objective, aux).items()}
+        return {name: _plain(raw, objective, aux) for name, raw in each.items()}
     rows = spread_out(data.rows("validation", 1), 2 * HELD_WINDOWS)
     truth = objective.truth(np.concatenate([b["truth"] for b in data.batches(rows, 64)]), aux)
     calibrate = _of_classes if "decision" in objective.CALIBRATION else _of_values
-    return {name: calibrate(raw, rows, truth, data, objective, aux) for name, raw in _raw(data, objective, aux).items()}
+    return {name: calibrate(raw, rows, truth, data, objective, aux) for name, raw in each.items()}
 
 
-def _raw(data: Windows, objective: Any, aux: dict[str, Any]) -> dict[str, Answer]:
+def _raw(data: Windows, objective: Any, aux: dict[str, Any], ridge: Ridge) -> dict[str, Answer]:
     """Uncalibrated: values [B, H, n], with [B, H, n, 2] median and mean, or with C class probabilities."""
     known, n = data.known, data.targets
-    train, held = data.rows("train", 1), data.rows("validation", 1)
-    ridge = Ridge.fit(
-        data.batches(spread_out(train, FIT_WINDOWS), 64),
-        list(data.batches(spread_out(held, HELD_WINDOWS), 64)),
-        known,
-        data.spec.after,
-    )
     trees = Trees.fit(data, objective, aux)
 
     def in_parts(one: Callable[[dict[str, Array]], Array]) -> Answer:
@@ -56,7 +71,7 @@ def _raw(data: Windows, objective: Any, aux: dict[str, Any]) -> dict[str, Answer
     def plain(name: str) -> Answer:
         return in_parts(lambda b: objective.baselines(b, data.spec, known, n)[name])
 
-    names = objective.baselines(data.batch(train[:1]), data.spec, known, n)
+    names = objective.baselines(data.batch(data.rows("train", 1)[:1]), data.spec, known, n)
     return {**{k: plain(k) for k in names}, "ridge": in_parts(lambda b: ridge.predict(b, n)), "gbt": trees.predict}
 
 

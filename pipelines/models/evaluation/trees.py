@@ -129,9 +129,10 @@ def table(
         later = known + spec.horizon
         recent += [x[:, later], off[:, later], off[:, later : later + spec.patch].mean(1)]
     recent += [np.broadcast_to(some.astype(float), recent[0].shape)]
-    recent += [np.broadcast_to(v[:, None], recent[0].shape) for v in _inputs(data, batch, k)]
+    recent += [np.broadcast_to(v[:, -1:], recent[0].shape) for v in _inputs(data, batch, k, np.array([known - 1]))]
     shape3 = (len(rows), len(leads), k)
     columns = [np.broadcast_to(r[:, None], shape3) for r in recent]
+    columns += [np.broadcast_to(v[..., None], shape3) for v in _inputs(data, batch, k, known + leads, ahead=True)]
     columns += [usual, usual - shape[:, known - 1 : known], np.broadcast_to(leads[:, None], shape3)]
     for back in (86400 // spec.step_s, 604800 // spec.step_s):
         if 1 < back <= known:  # what was read a whole number of days or weeks before
@@ -145,8 +146,13 @@ def table(
     return np.stack(columns, axis=-1).astype(np.float32), usual, level, scale
 
 
-def _inputs(data: Windows, batch: dict[str, Array], k: int) -> list[Array]:
-    """The latest reading of each kind of input, averaged over its sensors, in standard deviations; each [B]."""
-    kinds = np.array(data.channel("kind")[data.targets :])
-    level = (batch["values"][:, data.known - 1, k:] - batch["mean"][k:]) / batch["std"][k:]
-    return [level[:, kinds == kind].mean(1) for kind in dict.fromkeys(kinds.tolist())]
+def _inputs(data: Windows, batch: dict[str, Array], k: int, steps: Array, ahead: bool = False) -> list[Array]:
+    """Each kind of input, averaged over its sensors, in standard deviations, at `steps` [L] of the window; each [B, L].
+
+    ahead: of those known ahead only.
+    """
+    first = len(data.columns) - data.ahead if ahead else data.targets
+    kinds = np.array(data.channel("kind")[first:], dtype=str)
+    own = slice(batch["values"].shape[2] - len(kinds), None)
+    found = (batch["values"][:, steps, own] - batch["mean"][own]) / batch["std"][own] if len(kinds) else np.zeros(0)
+    return [found[..., kinds == kind].mean(-1) for kind in dict.fromkeys(kinds.tolist())]
