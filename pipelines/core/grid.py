@@ -41,7 +41,7 @@ CHANNELS = pa.schema(
 )
 
 Array = np.ndarray[Any, Any]
-RESIDENT = 32 << 20
+RESIDENT = 8 << 20
 """Bytes of memory-mapped chunks that reading may keep in memory: resident memory does not grow with the history."""
 FAULT = 1 << 16
 """What the system maps in around a byte that is read."""
@@ -99,8 +99,8 @@ class Series:
 
     @property
     def block(self) -> int:
-        """How many rows at a time to look at all there is: few MB of many channels."""
-        return min(8192, max(64, (1 << 22) // max(1, len(self.channels))))
+        """How many rows at a time to look at all there is: a million readings at most."""
+        return min(8192, max(64, (1 << 20) // max(1, len(self.channels))))
 
     @property
     def step_s(self) -> int:

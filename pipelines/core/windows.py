@@ -182,6 +182,24 @@ def fill(values: Array, profile: Array, known: int | None = None, after: int = 0
     return filled, observed.astype(np.float32)
 
 
+def beside(values: Array, usual: Array, std: Array, peers: Array, weights: Array) -> Array:
+    """What the peers of each channel do: their mean deviation from the profile, in the channel's unit, [B, L, N].
+
+    values, usual: readings (NaN = missing, which says nothing) and profile [B, L, N]; std [N]; peers and their weights
+    [N, K], see `models.peers`.
+    """
+    away = np.nan_to_num((values - usual) / std)
+    out = np.zeros_like(away)
+    for k in range(peers.shape[1]):
+        out += away[..., peers[:, k]] * weights[:, k]
+    return (out * std).astype(np.float32)
+
+
+def beside_steps(spec: Spec, reconstruct: bool) -> int:
+    """Of how many of the latest known steps a model is told what its channels' peers did."""
+    return 0 if reconstruct else spec.patch
+
+
 def lead_features(spec: Spec) -> Array:
     """How far each patch lies from now, in three scales, float32 [patches, LEAD]."""
     patches = (spec.context + spec.future) // spec.patch
