@@ -69,7 +69,7 @@ def peak(folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in {"days": 30, "sensors": 400, "steps": 60}.items():
+    for name, value in {"days": 30, "sensors": 400, "steps": 16}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
     found = {}
