@@ -139,7 +139,7 @@ def _slices(axes: Any, report: dict[str, Any], most: int = 22) -> None:
 
 def _calibration(axes: Any, judged: Judged) -> None:
     """Values: coverage and nominal coverage by step ahead. Classes: how often right, by how sure."""
-    if "coverage80" in judged.report["model"]:
+    if judged.reliability is None:
         _panel(axes, "coverage of the 80 % interval by how far ahead")
         mine = [r for r in judged.by_step if r["method"] == "model"]
         axes.plot(

@@ -24,8 +24,8 @@ class Judged:
     by_step: list[dict[str, Any]]
     by_hour: dict[str, Array]
     """The objective's mean error by local hour of the moment asked for, [24] a method."""
-    reliability: tuple[Array, Array, Array]
-    """Classes: see `metrics.reliability`. Values: nominal levels, shares of truth below, and how many points."""
+    reliability: tuple[Array, Array, Array] | None
+    """Of class probabilities, see `metrics.reliability`."""
 
 
 def judge(frozen: Frozen, objective: Any, methods: dict[str, Method], given: dict[str, Array], draws: int) -> Judged:
@@ -48,7 +48,7 @@ def judge(frozen: Frozen, objective: Any, methods: dict[str, Method], given: dic
         report,
         _by_step(frozen, objective, methods, given, of, baseline, draws),
         {name: _mean_error(objective, a, frozen, methods[name], hour) for name, a in given.items()},
-        _reliability(objective, given["model"], frozen.truth),
+        metrics.reliability(given["model"], frozen.truth) if "decision" in objective.CALIBRATION else None,
     )
 
 
@@ -144,11 +144,3 @@ def _by_step(
 def _mean_error(objective: Any, answer: Array, frozen: Frozen, method: Method, group: Array) -> Array:
     errors = points.Errors(objective.errors(answer, frozen.truth, method.aux)[frozen.where])
     return errors.value(errors.sums(group, 24))
-
-
-def _reliability(objective: Any, answer: Array, truth: Array) -> tuple[Array, Array, Array]:
-    if objective.PRIMARY == "macro_f1":
-        return metrics.reliability(answer, truth)
-    seen = np.isfinite(truth)
-    below = np.array([(truth[seen] <= answer[..., i][seen]).mean() for i in range(3)])
-    return np.array(objective.LEVELS), below, np.full(3, int(seen.sum()))
