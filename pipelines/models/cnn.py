@@ -21,7 +21,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mix = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + F.gelu(self.mix(self.norm(x).transpose(1, 2))).transpose(1, 2)

@@ -131,4 +131,4 @@ def test_sizes_are_what_they_say(family: str) -> None:
     low, high = (0.8, 1.15) if family == "transformer" else (0.2, 1.6)
     for size, millions in {"tiny": 0.1, "small": 5, "base": 38, "large": 300}.items():
         assert low * millions < count[size] < high * millions, (size, count[size])
-    assert family != "transformer" or count["tiny"] <= 0.1
+    assert count["tiny"] <= 0.1
