@@ -104,6 +104,9 @@ class Ranks(nn.Module):
             ranks.exp_avg_unc[name] = getattr(self, f"doubt_{i}")
         kept = {n: getattr(self, f"kept_{i}") for i, n in enumerate(self._names) if "lora_E" in n}
         settings.rank_pattern = {n: (k[:, 0] > 0).tolist() for n, k in kept.items()}
+        for name, parameter in tuner.model.named_parameters():
+            if "lora_" in name and parameter.grad is None:  # nothing of this batch went through it
+                parameter.grad = torch.zeros_like(parameter)
         tuner.update_and_allocate(step)
         for name, told in (settings.rank_pattern or {}).items():
             kept[name].copy_(torch.tensor(told, device=kept[name].device)[:, None])
