@@ -120,13 +120,14 @@ def table(
     level, usual_level, scale = normalise(values[:, around], profile[:, around], len(around), batch["std"][:k])
     x, shape = (values - level) / scale, (profile - usual_level) / scale
     usual = shape[:, known + leads]
-    off = x - shape[:, around]
+    off = x - shape[:, : x.shape[1]]
     recent = [x[:, known - back] for back in (1, 2, 3, 6) if back <= known]
     recent += [off[:, known - 1], off[:, max(known - spec.patch, 0) : known].mean(1)]
     recent += [((level - batch["mean"][:k]) / batch["std"][:k])[:, 0], (scale / batch["std"][:k])[:, 0]]
     recent += [batch["observed"][:, :known, :k].mean(1), batch["observed"][:, known - 1, :k]]
     if spec.after:  # the first steps behind the gap
-        recent += [x[:, known], off[:, known], off[:, known : known + spec.patch].mean(1)]
+        later = known + spec.horizon
+        recent += [x[:, later], off[:, later], off[:, later : later + spec.patch].mean(1)]
     recent += [np.broadcast_to(some.astype(float), recent[0].shape)]
     recent += [np.broadcast_to(v[:, -1:], recent[0].shape) for v in _inputs(data, batch, k, np.array([known - 1]))]
     shape3 = (len(rows), len(leads), k)
