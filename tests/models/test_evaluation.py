@@ -10,7 +10,9 @@ import pytest
 import toy_city
 
 from pipelines.core import metrics
+from pipelines.core.windows import Spec
 from pipelines.models import objectives
+from pipelines.models.data import Windows
 from pipelines.models.evaluation import forecasts, frozen, methods, points, slices
 from pipelines.models.evaluation.trees import Trees, table
 
@@ -177,3 +179,17 @@ def test_classes_of_a_single_kind_are_no_error(ready: Path) -> None:
     trees = Trees.fit(data, objectives.load("classify"), aux)
     answer = trees.predict(data.rows("validation", 30))
     assert (answer[..., 0] == 1).all()
+
+
+def test_trees_do_not_see_what_is_hidden_in_a_gap(ready: Path) -> None:
+    spec = Spec(3600, 24, 6, "Europe/Amsterdam", after=6)
+    data = Windows.of_task(ready / "data/joined/ahead", spec, True)
+    rows = data.rows("validation", 7)[:5]
+    batch = data.batch(rows)
+    told = table(data, batch, rows, np.arange(4), np.arange(6))[0]
+    changed = {**batch, "values": batch["values"].copy(), "observed": batch["observed"].copy()}
+    changed["values"][:, 12:18, :4] += 100
+    changed["observed"][:, 12:18, :4] = 0
+    assert np.array_equal(told, table(data, changed, rows, np.arange(4), np.arange(6))[0])
+    changed["values"][:, 18, :4] += 100
+    assert not np.array_equal(told, table(data, changed, rows, np.arange(4), np.arange(6))[0])
