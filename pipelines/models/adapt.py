@@ -10,7 +10,7 @@ windows whose answers came after that bundle's own training.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,23 @@ from torch import Tensor
 from pipelines.core.errors import UserError
 from pipelines.core.params import Task
 from pipelines.core.paths import Paths
-from pipelines.models import export, families, lit, objectives, vocabulary
+from pipelines.models import anchor, export, families, lit, objectives, vocabulary
+from pipelines.models.anchor import Anchor
 from pipelines.models.beginning import Start, training_end
 from pipelines.models.data import Windows, spread_out, strangers
 from pipelines.models.near import Near
-from pipelines.models.ridge import Ridge, profile_noise
+from pipelines.models.ridge import profile_noise
 from pipelines.models.series import TaskModel
 from pipelines.models.tokens import Config
 from pipelines.models.tuning import Tuning
 
 Array = np.ndarray[Any, Any]
-FIT_WINDOWS = 1500
-"""Training windows that the ridge is solved on."""
-HELD_WINDOWS = 96
-"""Validation windows looked at while training."""
 CHANNELS = 64
 """At most so many channels in a training window: the others wait for another draw."""
-PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "close", "ahead", "reference", "unit")
+HELD_WINDOWS = 96
+"""Validation windows looked at while training."""
+PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "close", "ahead", "peers", "weights",
+               "peered", "own", "reference", "unit")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,13 @@ class Adaptation:
         lessons = Lessons.of(data, task.finetune.labels, start.until if start else None)
         if task.finetune.replay and not len(lessons.old):
             raise UserError("finetune.replay: no training window lies before what finetune.init was trained until")
-        held_batches = list(data.batches(spread_out(data.rows("validation", 1), HELD_WINDOWS), 64))
-        ridge = None
-        if objective.ANCHOR == "ridge" and not start:
-            fit = data.batches(spread_out(lessons.new, FIT_WINDOWS), 64)
-            ridge = Ridge.fit(fit, held_batches, data.known, data.spec.after)
-        aux: dict[str, Any] = {"noise": ridge.noise if ridge else profile_noise(held_batches, data.known)}
+        fitted = Anchor.fit(data, lessons.new) if objective.ANCHOR == "ridge" and not start else None
+        if fitted:
+            channels |= fitted.channels
+        else:
+            channels |= anchor.of_bundle(data, start.folder) if start else anchor.none(data)
+        data = replace(data, peers=(channels["peers"], channels["weights"]))
+        aux: dict[str, Any] = {"noise": fitted.ridge.noise if fitted else _noise(data, start)}
         if task.classes:
             aux |= {"names": list(task.classes.names), "edges": list(task.classes.edges)}
         if hasattr(objective, "network"):
@@ -137,13 +138,12 @@ class Adaptation:
         else:
             model = TaskModel(backbone, data.spec, objective.outputs(aux), data.reconstruct, data.drivers.shape[1])
             # The anchor is already the best of its kind; a few noisy steps would only spoil it.
-            for anchor in (model.anchor, model.drivers):
-                if anchor is not None:
-                    anchor.requires_grad_(False)
-        if ridge:
-            model.anchor_on(ridge.weight, ridge.bias)
+            for layer in (model.anchor, model.drivers):
+                if layer is not None:
+                    layer.requires_grad_(False)
+        if fitted:
+            model.anchor_on(fitted.ridge.weight, fitted.ridge.bias)
         if start:
-            aux["noise"] = load_arrays(start.folder / "tables.safetensors")["noise"]
             _load(model, start.folder / "weights.safetensors")
         tuning = Tuning.apply(model, task.finetune, start is not None)
         return cls(task, data, objective, model, aux, channels, lessons, tuning)
@@ -236,6 +236,12 @@ class Adaptation:
         """`aux` as tensors, where the model is."""
         device = next(self.model.parameters()).device
         return {k: torch.from_numpy(v).to(device) if isinstance(v, np.ndarray) else v for k, v in self.aux.items()}
+
+
+def _noise(data: Windows, start: Start | None) -> Array:
+    if start:
+        return load_arrays(start.folder / "tables.safetensors")["noise"]
+    return profile_noise(data.batches(spread_out(data.rows("validation", 1), HELD_WINDOWS), 64), data.known)
 
 
 def _load(model: Any, weights: Path) -> None:

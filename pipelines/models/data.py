@@ -32,6 +32,8 @@ class Windows:
     labels: tuple[int, ...] = ()
     """anomaly: the grid column of each target's label, -1 for none."""
     ahead: int = 0
+    peers: tuple[Array, Array] | None = None
+    """Peers and weights [N, K] of each channel, see `models.peers`; None leaves `beside` out of batches."""
 
     @classmethod
     def of_task(cls, folder: Path, spec: Spec, reconstruct: bool) -> "Windows":
@@ -168,8 +170,24 @@ class Windows:
         starts, usual = self.starts(rows), self.usual(rows, raw, columns)
         batch = windows.prepare(self._hide(raw, columns), starts, usual, self.spec, self.known)
         truth = raw[:, self.known : self.known + self.spec.horizon, :targets]
+        if self.peers is not None:
+            batch["beside"] = self._beside(rows, columns)
         each = {"mean": self.mean[columns], "std": self.std[columns], "ahead": self.drivers[columns]}
         return {**batch, **each, "truth": truth}
+
+    def _beside(self, rows: Array, columns: Array) -> Array:
+        assert self.peers is not None
+        peers, weights = (part[columns] for part in self.peers)
+        steps = windows.beside_steps(self.spec, self.reconstruct)
+        needed, number = np.unique(np.concatenate([columns, peers.reshape(-1)]), return_inverse=True)
+        first = rows + self.known - steps
+        raw = self.read(first, steps, needed)
+        usual = self.usual(first, raw, needed)
+        own, others = number[: len(columns)], number[len(columns) :].reshape(peers.shape)
+        whole = np.zeros((len(needed), peers.shape[1]), np.int64)
+        share = np.zeros(whole.shape, np.float32)
+        whole[own], share[own] = others, weights
+        return windows.beside(raw, usual, self.std[needed], whole, share)[..., own]
 
     def usual(self, rows: Array, raw: Array, columns: Array) -> Array:
         """What the profile says of each step of windows that read `raw` [B, T, K], float32 [B, T, K]: in the training

@@ -5,7 +5,8 @@ map of the known readings [K], the profile there [K] and the profile of the aske
 the asked steps, and for a gap after them as well.
 """
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,10 @@ from pipelines.core.errors import UserError
 
 Array = np.ndarray[Any, Any]
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+FIT_WINDOWS, HELD_WINDOWS = 4000, 96
+"""At most so many training windows to solve on, validation windows to choose by."""
+FIT_ROWS = 1_000_000
+"""Windows × channels to solve on."""
 
 
 def normalise(values: Array, profile: Array, known: int, std: Array) -> tuple[Array, Array, Array]:
@@ -30,14 +35,18 @@ def features(
 ) -> tuple[Array, Array, Array, Array]:
     """Inputs [B, n, 2K+H], profile asked [B, n, H], level and scale [B, n, 1] of the first `n` channels.
 
-    With kinds known ahead, `ahead` [N, kinds] in the batch (see `Windows.drivers`), inputs are H more for each: its
-    channels' mean over the asked steps, each in its own window's units.
+    With `beside` [B, L, N] (see `core.windows.beside`) and `peered` [N] in the batch, inputs are L more: what the
+    channel's peers did. With kinds known ahead, `ahead` [N, kinds] in the batch (see `Windows.drivers`), they are H
+    more for each: its channels' mean over the asked steps, each in its own window's units.
     """
     around = np.r_[:known, known + horizon : known + horizon + after]
     values, profile, std = batch["values"][:, around, :n], batch["profile"][..., :n], batch["std"][:n]
     level, usual_level, scale = normalise(values, profile[:, around], len(around), std)
     usual = (profile[:, known : known + horizon] - usual_level) / scale
     given = np.concatenate([(values - level) / scale, (profile[:, around] - usual_level) / scale, usual], axis=1)
+    if "beside" in batch and batch["beside"].shape[1]:
+        beside = (batch["beside"][..., :n] - (level - usual_level)) / scale * batch["peered"][:n]
+        given = np.concatenate([given, beside], axis=1)
     ahead = batch.get("ahead")
     if ahead is not None and ahead.shape[1]:
         whole = normalise(batch["values"][:, :known], batch["profile"], known, batch["std"])
@@ -49,13 +58,17 @@ def features(
 
 @dataclass(frozen=True)
 class Ridge:
-    """weight [H, 2K+H], bias [H], noise [H]: root mean squared error a step on validation, in scales."""
+    """weight [H, F] and bias [H], pooled; own [n, H, G]: what is added to them for each channel, G ≤ F, if anything.
+
+    noise [H]: root mean squared error a step on validation, in scales. F is 2K+H, L more with `beside`, then the rest.
+    """
 
     weight: Array
     bias: Array
     noise: Array
     known: int
     after: int = 0
+    own: Array | None = None
 
     @classmethod
     def fit(
@@ -66,42 +79,78 @@ class Ridge:
         A batch has `values`, `profile`, `std` as in `core.windows.prepare`, and `truth` [B, H, n] with NaN for missing.
         Raises UserError when there is no training window to go by.
         """
-        gram: Any = 0.0
-        cross: Any = 0.0
-        told: Any = 0.0
-        count = 0
+        sums = Sums()
         for batch in train:
-            given, residual, seen, _ = _rows(batch, known, after)
-            whole = seen.mean(-1) > 0.5
-            z = np.concatenate([given[whole], np.ones((int(whole.sum()), 1))], axis=1)
-            gram, cross, count = gram + z.T @ z, cross + z.T @ residual[whole], count + len(z)
-            told = told + seen[whole].sum(0)
-        if not count:
+            sums.add(*_rows(batch, known, after))
+        if not sums.count:
             raise UserError("no training window has half of its asked readings; see the target's coverage and dates")
-        size = len(gram)
-        value, vector = np.linalg.eigh(gram / count)
-        # A step that was not read adds nothing to `cross`: each column is a mean over the rows that tell.
-        turned = vector.T @ (cross / np.maximum(told, 1))
-        solutions = [vector @ (turned / (np.maximum(value, 0) + penalty)[:, None]) for penalty in PENALTIES]
-        squares, points = np.zeros((len(PENALTIES), cross.shape[1])), np.zeros(cross.shape[1])
-        for batch in validation:
-            given, residual, seen, unit = _rows(batch, known, after)
-            z = np.concatenate([given, np.ones((len(given), 1))], axis=1)
-            for i, solution in enumerate(solutions):
-                squares[i] += (((z @ solution - residual) * unit) ** 2 * seen).sum(0)
-            points += seen.sum(0)
-        best = int(squares.sum(1).argmin()) if points.sum() else 2
-        noise = np.ones(cross.shape[1])
-        if points.sum():
-            noise = np.sqrt(squares[best] / np.maximum(points, 1))
-        solution = solutions[best]
-        weight, bias = solution[: size - 1].T.astype(np.float32), solution[-1].astype(np.float32)
-        return cls(weight, bias, noise.astype(np.float32), known, after)
+        made = [
+            cls(w[:-1].T.astype(np.float32), w[-1].astype(np.float32), np.ones(w.shape[1], np.float32), known, after)
+            for w in sums.solve(PENALTIES)
+        ]
+        return best(made, list(validation), made[len(made) // 2])
 
     def predict(self, batch: dict[str, Array], n: int) -> Array:
         """Values of the next steps, [B, H, n], in the target's units."""
         given, usual, level, scale = features(batch, self.known, len(self.bias), n, self.after)
-        return (level + scale * (given @ self.weight.T + self.bias + usual)).transpose(0, 2, 1)
+        return (level + scale * (self._said(given) + usual)).transpose(0, 2, 1)
+
+    def _said(self, given: Array) -> Array:
+        said = given @ self.weight.T + self.bias
+        if self.own is not None:
+            part = given[..., : self.own.shape[2]].transpose(1, 0, 2)
+            said = said + (part @ self.own.transpose(0, 2, 1)).transpose(1, 0, 2)
+        return said
+
+    def errors(self, batches: Iterable[dict[str, Array]]) -> tuple[Array, Array]:
+        """Sums of squared errors by step in scales ÷ the batch's mean scale, [H], and over how many points, [H]."""
+        squares, points = np.zeros(len(self.bias)), np.zeros(len(self.bias))
+        for batch in batches:
+            given, residual, seen, unit = by_window(batch, self.known, self.after)
+            squares += (((self._said(given) - residual) * unit) ** 2 * seen).sum((0, 1))
+            points += seen.sum((0, 1))
+        return squares, points
+
+
+def best(made: Sequence[Ridge], validation: Sequence[dict[str, Array]], otherwise: Ridge) -> Ridge:
+    """The one of least squared error on validation, with its `noise`; `otherwise` when nothing was read there."""
+    told = [ridge.errors(validation) for ridge in made]
+    points = told[0][1]
+    if not points.sum():
+        return otherwise
+    chosen = int(np.argmin([squares.sum() for squares, _ in told]))
+    noise = np.sqrt(told[chosen][0] / np.maximum(points, 1)).astype(np.float32)
+    return dataclasses.replace(made[chosen], noise=noise)
+
+
+class Sums:
+    """The normal equations of a ridge with an intercept, added up in parts."""
+
+    def __init__(self) -> None:
+        self.gram: Any = 0.0
+        self.cross: Any = 0.0
+        self.told: Any = 0.0
+        self.count = 0
+
+    def add(self, given: Array, residual: Array, seen: Array) -> None:
+        """Rows [R, F] and what they should say [R, H], of which `seen` counts; rows seen for less than half do not."""
+        whole = seen.mean(-1) > 0.5
+        z = np.concatenate([given[whole], np.ones((int(whole.sum()), 1))], axis=1)
+        self.gram, self.cross = self.gram + z.T @ z, self.cross + z.T @ (residual[whole] * seen[whole])
+        self.count, self.told = self.count + len(z), self.told + seen[whole].sum(0)
+
+    def solve(self, penalties: Iterable[float]) -> list[Array]:
+        """Weights [F+1, H] for each penalty, the intercept last."""
+        value, vector = np.linalg.eigh(self.gram / self.count)
+        # A step that was not read adds nothing to `cross`: each column is a mean over the rows that tell.
+        turned = vector.T @ (self.cross / np.maximum(self.told, 1))
+        return [vector @ (turned / (np.maximum(value, 0) + penalty)[:, None]) for penalty in penalties]
+
+
+def windows_to_fit(rows: Array, channels: int) -> Array:
+    """Of training windows' first rows, those a ridge over so many channels is solved on."""
+    most = max(256, min(FIT_WINDOWS, FIT_ROWS // channels))
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
 
 
 def profile_noise(validation: Iterable[dict[str, Array]], known: int) -> Array:
@@ -120,12 +169,17 @@ def profile_noise(validation: Iterable[dict[str, Array]], known: int) -> Array:
     return np.where(points > 0, np.sqrt(squares / np.maximum(points, 1)), 1).astype(np.float32)
 
 
-def _rows(batch: dict[str, Array], known: int, after: int) -> tuple[Array, Array, Array, Array]:
-    """A row a (window, channel): inputs, residual over the profile, whether seen, and scale ÷ usual scale."""
+def _rows(batch: dict[str, Array], known: int, after: int) -> tuple[Array, ...]:
+    """As `by_window`, a row a (window, channel), without the scale."""
+    given, residual, seen, _ = by_window(batch, known, after)
+    return tuple(part.reshape(-1, part.shape[-1]) for part in (given, residual, seen))
+
+
+def by_window(batch: dict[str, Array], known: int, after: int) -> tuple[Array, Array, Array, Array]:
+    """Of each (window, channel) inputs, residual over the profile, whether seen, scale ÷ usual scale; [B, n, …]."""
     truth = batch["truth"].transpose(0, 2, 1)
     b, n, horizon = truth.shape
     given, usual, level, scale = features(batch, known, horizon, n, after)
     seen = np.isfinite(truth)
     residual = np.where(seen, (np.where(seen, truth, 0) - level) / scale - usual, 0)
-    unit = np.broadcast_to(scale / scale.mean(), (b, n, 1)).reshape(b * n, 1)
-    return given.reshape(b * n, -1).astype(np.float64), residual.reshape(b * n, horizon), seen.reshape(b * n, -1), unit
+    return given.astype(np.float64), residual, seen, np.broadcast_to(scale / scale.mean(), (b, n, 1))

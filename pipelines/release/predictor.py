@@ -15,7 +15,8 @@ from pipelines.core.windows import Spec
 from pipelines.release import bundle
 
 Array = np.ndarray[Any, Any]
-PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "close", "ahead", "peered", "own", "reference")
+PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "close", "ahead", "peered", "own",
+               "reference")  # fmt: skip
 CHUNK = 64
 """Windows a call, fewer of many channels: bounds the memory of long batches."""
 CELLS = 32_768

@@ -44,6 +44,9 @@ def inputs(n: int, size: int) -> dict[str, Any]:
         "sensor": np.arange(n, dtype=np.int64) % 2,
         "unit_id": np.ones(n, np.int64),
         **{k: np.zeros((n, 0), np.float32) for k in ("near", "close", "ahead")},
+        "beside": rng.normal(size=(size, SPEC.patch, n)).astype(np.float32),
+        "peered": (np.arange(n) % 2).astype(np.float32),
+        "own": rng.normal(0, 0.05, (n, SPEC.horizon, 2 * SPEC.context + SPEC.horizon + SPEC.patch)).astype(np.float32),
         "reference": np.full(n, 50, np.float32),
     }
 
@@ -128,5 +131,5 @@ def test_int8_leaves_what_is_kept_in_float() -> None:
     for keep, floats in ((weights(served("forecast")), 1), ([], 0)):
         model = onnx.load_from_string(export.to_int8(graph("forecast"), keep))
         assert any(i.data_type == onnx.TensorProto.INT8 for i in model.graph.initializer)
-        anchors = [i for i in model.graph.initializer if i.data_type == 1 and list(i.dims) == [54, 6]]
+        anchors = [i for i in model.graph.initializer if i.data_type == 1 and list(i.dims) == [54 + SPEC.patch, 6]]
         assert len(anchors) == floats

@@ -37,6 +37,8 @@ def alone(n: int) -> dict[str, Any]:
         "near": np.zeros((n, 0), np.int64),
         "close": np.zeros((n, 0), np.float32),
         "ahead": np.zeros((n, 0), np.float32),
+        "peered": np.ones(n, np.float32),
+        "own": np.zeros((n, 0, 0), np.float32),
     }
 
 
@@ -49,15 +51,17 @@ def ask(made: TaskModel, data: dict[str, Any], n: int = N) -> tuple[np.ndarray, 
         **alone(n),
         "reference": np.ones(n, np.float32),
     }
-    given = {**data, **who}
+    beside = np.zeros((len(data["values"]), made.beside, n), np.float32)
+    given = {"beside": beside, **who, **data}
     with torch.no_grad():
         return tuple(v.numpy() for v in made(*(torch.from_numpy(given[k]) for k in export.INPUTS if k != "reference")))
 
 
 def anchor_of(known: int, horizon: int) -> Ridge:
     rng = np.random.default_rng(1)
-    weight = rng.normal(0, 0.05, (horizon, 2 * known + horizon)).astype(np.float32)
-    return Ridge(weight, rng.normal(size=horizon).astype(np.float32), np.ones(horizon, np.float32), known)
+    weight = rng.normal(0, 0.05, (horizon, 2 * known + horizon + SPEC.patch)).astype(np.float32)
+    own = rng.normal(0, 0.05, (N, *weight.shape)).astype(np.float32)
+    return Ridge(weight, rng.normal(size=horizon).astype(np.float32), np.ones(horizon, np.float32), known, own=own)
 
 
 def test_untrained_it_forecasts_as_the_ridge_whose_weights_it_holds() -> None:
@@ -67,7 +71,9 @@ def test_untrained_it_forecasts_as_the_ridge_whose_weights_it_holds() -> None:
     with torch.no_grad():
         made.anchor.weight.copy_(torch.from_numpy(fitted.weight))
         made.anchor.bias.copy_(torch.from_numpy(fitted.bias))
-    data = batch(spec, N)
+    rng = np.random.default_rng(2)
+    peers = {"beside": rng.normal(size=(3, spec.patch, N)).astype(np.float32), "peered": np.arange(N) % 2}
+    data = {**batch(spec, N), **peers, "own": fitted.own}
     anchor, raw, _ = ask(made, data)
     assert not raw.any()
     assert anchor == pytest.approx(fitted.predict(data, N), rel=1e-5)

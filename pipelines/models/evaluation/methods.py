@@ -11,13 +11,13 @@ import numpy as np
 
 from pipelines.models.data import Windows, spread_out
 from pipelines.models.evaluation.trees import Trees
-from pipelines.models.ridge import Ridge
+from pipelines.models.ridge import Ridge, windows_to_fit
 
 Array = np.ndarray[Any, Any]
 Answer = Callable[[Array], Array]
 """First rows of windows → answers [B, H, targets, names]."""
-FIT_WINDOWS, HELD_WINDOWS = 1500, 96
-"""Windows that the ridge is solved on and its penalty chosen on, as in fine-tuning; twice as many calibrate."""
+HELD_WINDOWS = 96
+"""Windows that the ridge's penalty is chosen on, as in fine-tuning; twice as many calibrate."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Alone:
 def fit_ridge(data: Windows) -> Ridge:
     """The ridge as fine-tuning fits it: on training windows, its penalty chosen on validation."""
     return Ridge.fit(
-        data.batches(spread_out(data.rows("train", 1), FIT_WINDOWS), 64),
+        data.batches(windows_to_fit(data.rows("train", 1), data.targets), 64),
         list(data.batches(spread_out(data.rows("validation", 1), HELD_WINDOWS), 64)),
         data.known,
         data.spec.after,
