@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = [
     "torch",
     "pytorch_lightning",
+    "lightning_fabric",
     "mlflow",
     "great_expectations",
     "pandas",

@@ -74,7 +74,11 @@ def run(root: Path, *, nan_at: int = -1, stop_at: int = -1, kill_at: int = -1, *
             os.kill(os.getpid(), signal.SIGTERM if step == stop_at else signal.SIGKILL)
 
     held = [batch(np.random.default_rng([9, i]), 8) for i in range(3)]
+    parts = list(model.modules())
     trained = lit.train(model, loss, draw, held, chosen, "pretrain toy", paths=Paths(root), after=after)
+    assert [id(m) for m in model.modules()] == [id(m) for m in parts], "adapters hold on to modules"
+    assert type(model.blocks[0]) is nn.Sequential
+    assert all(type(p) is nn.Parameter and p.device.type == "cpu" for p in model.parameters())
     return trained, model
 
 

@@ -4,6 +4,7 @@ import copy
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -16,6 +17,8 @@ from pipelines.core import log
 from pipelines.core.errors import UserError
 from pipelines.core.params import Trainer
 
+OWN = nn.Module().__dict__.keys() - {"_modules"}
+"""What torch keeps in a module beside its parts: weights, buffers, hooks."""
 DIED = ("Connection closed by peer", "Connection reset", "Broken pipe", "NCCL", "Gloo", "gloo", "process group")
 
 
@@ -105,8 +108,13 @@ class Laid:
         for block in self._compiled:
             del block.__dict__["forward"]
         if self._plain is not None:
-            # Sharding cannot be undone; the object's content is exchanged for that of its copy.
-            self.model.__dict__ = self._plain.__dict__
+            # Sharding cannot be undone: every module, the same object still, takes class and content of its copy.
+            for module, former in zip(self.model.modules(), self._plain.modules(), strict=True):
+                module.__class__ = type(former)
+                for key in module.__dict__.keys() - former.__dict__.keys():
+                    del module.__dict__[key]
+                for key in OWN & former.__dict__.keys():
+                    module.__dict__[key] = former.__dict__[key]
         return self.model.cpu()
 
 
@@ -156,11 +164,16 @@ def part(fabric: Any) -> None:
     """The end of the processes' common work: all but the first leave, quietly."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         fabric.barrier()
+        # Gloo's threads need Python's lock to let go of their last tensors; whoever frees the group waits for them and
+        # holds it. A moment without it, and they are done.
+        time.sleep(0.1)
         torch.distributed.destroy_process_group()
     if fabric.global_rank:
         leave()
 
 
 def leave() -> NoReturn:
-    """End this process, without an error: what there is to say, the first process says."""
-    sys.exit(0)
+    """End this process at once and without an error: what there is to say, the first process says."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
