@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from pipelines.core.errors import UserError
 from pipelines.core.params import Finetune
 
-RATE = {"full": 1.0, "head": 2.0, "lora": 4.0, "adalora": 4.0}
-"""What `learning_rate` is multiplied with by method, so that one value serves all: fewer weights take larger steps."""
+RATE = {"full": 1.0, "head": 2.0, "lora": 1.0, "adalora": 4.0}
+"""What `learning_rate` is multiplied with by method, so that one value serves all; as validation chose."""
 ORTHOGONAL = 0.1
 """AdaLoRA's weight of its penalty for factors that are not orthogonal."""
 
