@@ -2,7 +2,8 @@
 
 Optuna tries learning rate, batch, steps, method and rank (TPE, Bergstra et al., 2011) and stops trials that are worse
 than the median of the others at the same step. Nothing of a stage is written: the trials lie in the city's state, under
-`tune/<task>.json`, and in MLflow where that is installed. What was found is taken over by hand, or tried by `dvc exp`.
+`tune/<task>-<metric>.json`, and in MLflow where that is installed. What was found is taken over by hand, or tried by
+`dvc exp run`.
 """
 
 from collections.abc import Callable
@@ -42,16 +43,25 @@ def run(key: str, trials: int, metric: str, *, root: Path = Path()) -> str:
         study = _study(paths, key, name, task.finetune)
         _search(study, trials, lambda trial: _try(trial, task, data, begin, metric))
         table = _table(study)
-        files.write_json(paths.state / "tune" / f"{key}.json", {"study": name, "metric": metric, "trials": table})
+        files.write_json(
+            paths.state / "tune" / f"{key}-{metric}.json", {"study": name, "metric": metric, "trials": table}
+        )
         _publish(paths, key, name, metric, table)
         done = [t for t in study.trials if t.state.name == "COMPLETE"]
         if not done:
             raise UserError(f"tune {key}: no trial was finished; give more --trials")
         best = study.best_trial
         told.update(trials=len(study.trials), finished=len(done), best=f"{best.user_attrs['score']:.4f}", metric=metric)
-    settings = " ".join(f"-S 'tasks.{key}.finetune.{k}={v:.3g}'" if isinstance(v, float)
-                        else f"-S 'tasks.{key}.finetune.{k}={v}'" for k, v in best.params.items())  # fmt: skip
-    return f"dvc exp run --temp {settings} evaluate@{key}"
+    return f"dvc exp run --temp {_overrides(key, task, best.params)} evaluate@{key}"
+
+
+def _overrides(key: str, task: Task, found: dict[str, Any]) -> str:
+    """As `dvc exp run` takes them; a key that does not stand in params.yaml yet is added by a plus."""
+    words = []
+    for name, value in found.items():
+        plus = "" if name in task.finetune.model_fields_set else "+"
+        words.append(f"-S '{plus}tasks.{key}.finetune.{name}={f'{value:.3g}' if isinstance(value, float) else value}'")
+    return " ".join(words)
 
 
 def _identity(task: Task, begin: beginning.Beginning, joined: Path) -> str:
