@@ -89,7 +89,7 @@ class Series:
 
     @cached_property
     def roles(self) -> dict[str, tuple[int, int]]:
-        """Column ranges of `target`, `label`, `input` and, where some are, `ahead` in a joined grid; empty elsewhere."""
+        """Column ranges of `target`, `label`, `input` and, where some are, `ahead` of a joined grid; else empty."""
         path = self.folder / "roles.json"
         return {k: (v[0], v[1]) for k, v in files.read_json(path).items()} if path.exists() else {}
 
