@@ -124,7 +124,8 @@ def series(folder: Path, values: np.ndarray, train: int) -> grid.Series:
     return grid.Series.open(folder)
 
 
-def test_week_profile_against_a_plain_loop(tmp_path: Path) -> None:
+def test_week_profile_against_a_plain_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid.Series, "block", 77)
     rng = np.random.default_rng(0)
     values = rng.normal(10, 3, (600, 3)).astype(np.float32)
     values[rng.random(values.shape) < 0.3] = NAN
@@ -132,7 +133,7 @@ def test_week_profile_against_a_plain_loop(tmp_path: Path) -> None:
     values[5, 2] = 4.0  # a channel read once
     opened = series(tmp_path, values, train=500)
     spec = Spec.of(3600, 24, 6, AMSTERDAM)
-    found = windows.Week.of(opened, spec, block=77).profile
+    found = windows.Week.of(opened, spec).profile
     slots = calendar.slot_of_week(opened.times(), AMSTERDAM, (), 3600)
     for n in range(3):
         for slot in range(168):
@@ -206,3 +207,16 @@ def test_places_are_finite_and_distinct() -> None:
     assert found.shape == (3, 12)
     assert not np.array_equal(found[0], found[1])
     assert not found[2].any()
+
+
+def test_what_is_known_ahead_is_prepared_with_the_context_and_says_nothing_before() -> None:
+    spec = Spec.of(3600, 24, 6, "UTC")
+    profile = np.full((168, 2), 10, np.float32)
+    values = np.full((1, 30, 2), NAN, np.float32)
+    values[0, 3, 0] = 12
+    values[0, 26:, 1] = 17
+    found = windows.prepare(values, np.array(["2025-03-24T00"], "datetime64[s]"), profile, spec, 24)
+    assert found["values"].shape == found["observed"].shape == (1, 30, 2)
+    assert found["values"][0, :, 0].tolist() == [12] * 30
+    assert found["values"][0, :, 1].tolist() == [10] * 26 + [17] * 4
+    assert found["observed"][0, :, 1].tolist() == [0] * 26 + [1] * 4
