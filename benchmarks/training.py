@@ -41,6 +41,7 @@ def batch(rng: np.random.Generator, size: int, channels: int, part: int, parts: 
         "profile": np.zeros_like(values),
         "calendar": np.zeros((len(values), patches, FEATURES + LEAD), np.float32),
         "mask": mask.astype(np.float32),
+        "hidden": np.flatnonzero(mask.transpose(0, 2, 1)),
         "mean": np.zeros(channels, np.float32),
         "std": np.ones(channels, np.float32),
         "place": np.zeros((channels, PLACES), np.float32),
