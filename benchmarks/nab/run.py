@@ -5,9 +5,10 @@
 The benchmark's protocol: readings come in order, a stream's first 15 % are probation, one threshold for all streams is
 the one of the highest score. No detector learns from a reading before it has judged it, and none from a label. Our
 backbone learns from the probation alone, in the rooms that any city goes through; each stream's task is then fine-tuned
-on that stream's past, at the end of the probation and again every `--refit` readings. Scores are in units of the root
-mean square of the stream's scores so far, as the Gaussian takes readings in units of their spread so far. `unlabelled`
-is the score of a threshold chosen without labels: a reading alarms that is among the highest 1 in 200 of its stream.
+on that stream's past, at the end of the probation and, with `--refit`, every so many readings. Scores are in units of
+the root mean square of the stream's scores so far, as the Gaussian takes readings in units of their spread so far.
+`unlabelled` is the score of a threshold chosen without labels: a reading alarms that is among the highest 1 in 200 of
+its stream so far.
 """
 
 import argparse
@@ -212,10 +213,8 @@ def write_params(root: Path, seed: int, head: str | None) -> None:
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    words.add_argument("--heads", nargs="+", choices=["reconstruct", "vae"], default=["reconstruct"])
-    words.add_argument(
-        "--refit", type=int, default=250, help="readings between two fits of a stream's task; 0: only one"
-    )
+    words.add_argument("--heads", nargs="+", choices=["reconstruct", "vae"], default=["reconstruct", "vae"])
+    words.add_argument("--refit", type=int, default=0, help="readings between two fits of a stream's task; 0: only one")
     asked = words.parse_args()
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
