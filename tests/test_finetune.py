@@ -7,16 +7,21 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 import toy_city
 from safetensors.numpy import load_file
 from small_city import tree
 
 from pipelines import finetune, pretrain
-from pipelines.core import files
+from pipelines.core import files, params
 from pipelines.core.answers import calibrated
 from pipelines.core.errors import UserError
+from pipelines.core.params import Finetune
+from pipelines.core.paths import Paths
+from pipelines.models.adapt import Adaptation, Lessons
 from pipelines.models.package import conformal
 from pipelines.release import bundle
+from pipelines.release.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +103,9 @@ def test_from_scratch_takes_only_the_shape(ready: Path, tmp_path: Path) -> None:
     assert one["model.onnx"] != tree(ready / "models/tasks/ahead")["model.onnx"]
     assert files.read_json(root / "models/tasks/ahead/config.json")["backbone"]["sha256"] == "scratch"
     backbone = load_file(root / "models/backbones/series/weights.safetensors")
-    assert not np.allclose(weights(root)["backbone.tokens.patch.1h.weight"], backbone["tokens.patch.1h.weight"], atol=1e-2)
+    assert not np.allclose(
+        weights(root)["backbone.tokens.patch.1h.weight"], backbone["tokens.patch.1h.weight"], atol=1e-2
+    )
     # … so other backbone weights change no byte.
     path = root / "models/backbones/series/weights.safetensors"
     from safetensors.numpy import save
@@ -106,6 +113,85 @@ def test_from_scratch_takes_only_the_shape(ready: Path, tmp_path: Path) -> None:
     path.write_bytes(save({k: v + 1 for k, v in backbone.items()}))
     again(root, scratch=True, seed=5)
     assert tree(root / "models/tasks/ahead") == one
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora"])
+def test_an_adapted_bundle_has_the_shape_of_any_other(ready: Path, tmp_path: Path, method: str) -> None:
+    root = copied(ready, tmp_path)
+    report = again(root, method=method)
+    other = load_file(ready / "models/tasks/ahead/weights.safetensors")
+    assert {k: v.shape for k, v in weights(root).items()} == {k: v.shape for k, v in other.items()}
+    assert report["trained_parameters"] < 0.1 * report["parameters"]
+    assert bundle.verify(root / "models/tasks/ahead")
+
+
+def test_few_labels_are_the_latest_and_all_that_answers_are_learnt_from(ready: Path, tmp_path: Path) -> None:
+    task = params.load(ready).task("ahead")
+    data = toy_city.opened(ready, "ahead")
+    rows = data.rows("train", 1)
+    few = task.model_copy(update={"finetune": Finetune(labels=40)})
+    adapted = Adaptation.prepare(few, data, files.read_json(ready / "models/backbones/series/config.json"), None)
+    assert adapted.lessons.new.tolist() == rows[-40:].tolist()
+    whole = Adaptation.prepare(task, data, files.read_json(ready / "models/backbones/series/config.json"), None)
+    assert not torch.equal(whole.model.anchor.weight, adapted.model.anchor.weight)
+    share = Lessons.of(data, 0.1)
+    assert len(share.new) == -(-len(rows) // 10)
+    assert share.new[-1] == rows[-1]
+    with pytest.raises(UserError, match=f"only {len(rows)} may be learnt from") as error:
+        Lessons.of(data, len(rows) + 1)
+    one_line(error)
+
+
+def kept_bundle(ready: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bundle of `ahead` trained on the first weeks alone, put in the store; the root's data go on after it."""
+    copied(ready, root)
+    path = root / "data/joined/ahead/splits.json"
+    splits = files.read_json(path)
+    first, last = splits["train"]
+    files.write_json(path, {**splits, "train": [first, last - 200], "validation": [last - 200, last]})
+    monkeypatch.setenv("CITYLOOP_STORE", str(root / "store"))
+    finetune.run("ahead", root=root)
+    digest = Store.of(Paths(root)).put("ahead", root / "models/tasks/ahead")
+    files.write_json(path, splits)
+    return digest
+
+
+def test_training_goes_on_from_a_pinned_bundle_and_tells_what_was_forgotten(
+    ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = kept_bundle(ready, tmp_path, monkeypatch)
+    before = weights(tmp_path)
+    report = again(tmp_path, init=digest, replay=0.5, l2_to_start=0.1)
+    told = report["continual"]
+    assert set(told) == {"old", "new"}
+    assert set(told["old"]) == {"before", "after"}
+    assert told["new"]["after"]["mae"] > 0
+    assert 0 < report["windows"] <= 200
+    config = files.read_json(tmp_path / "models/tasks/ahead/config.json")
+    assert config["init"] == digest
+    assert config["training"]["until"] == "2025-02-10T00:00:00"
+    after = weights(tmp_path)
+    assert np.array_equal(after["anchor.weight"], before["anchor.weight"]), "the anchor is the bundle's"
+    again_report = again(tmp_path, init=digest, replay=0.5, l2_to_start=0.1)
+    assert again_report == report
+
+
+def test_a_bundle_that_is_not_there_or_does_not_fit_is_one_line(
+    ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = kept_bundle(ready, tmp_path, monkeypatch)
+    with pytest.raises(UserError, match=f"it has {digest}") as error:
+        again(tmp_path, init="0" * 64)
+    one_line(error)
+    ahead = {**toy_city.TASKS["ahead"], "horizon": "12h", "finetune": {**toy_city.TRAINER, "init": digest}}
+    toy_city.write_params(tmp_path, ahead=ahead)
+    with pytest.raises(UserError, match=r"its horizon is 6, the task's 12") as error:
+        finetune.run("ahead", root=tmp_path)
+    one_line(error)
+    config = tmp_path / "store/releases/ahead" / digest / "config.json"
+    config.write_bytes(config.read_bytes() + b" ")
+    with pytest.raises(UserError, match=r"config\.json"):
+        again(tmp_path, init=digest)
 
 
 def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
@@ -141,6 +227,7 @@ def test_what_is_missing_is_named(ready: Path, tmp_path: Path) -> None:
         ({"context": "6h", "objective": "anomaly", "inputs": [], "label": "leak"}, "context"),
         ({"horizon": "4h", "objective": "anomaly", "inputs": [], "label": "leak"}, "multiple of 6 h"),
         ({"horizon": "20d"}, "too short"),
+        ({"context": "60d"}, r"context: 1440 h.*at most"),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused(ready: Path, tmp_path: Path, change: dict[str, Any], word: str) -> None:

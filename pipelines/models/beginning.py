@@ -115,4 +115,12 @@ def task_windows(city: Params, task: Task, folder: Path) -> Windows:
     if data.known < spec.patch or (objective.BOTH_SIDES and not spec.after):
         least = "three times" if objective.BOTH_SIDES else "twice"
         raise UserError(f"tasks.{folder.name}.context: too short for its horizon; give at least {least} the horizon")
+    lo, hi = data.series.splits["train"]
+    asked = spec.horizon + spec.after
+    if hi - lo >= asked and hi - asked - data.known < -data.known // 2:  # see Windows.rows
+        most, given = (steps * spec.step_s / 3600 for steps in (2 * (hi - asked), spec.context))
+        raise UserError(
+            f"tasks.{folder.name}.context: {given:g} h, and half of it must be there before an answer in the training "
+            f"period, which allows {most:g} h at most; shorten it, or move the source's dates"
+        )
     return data
