@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from pipelines.core import files
+from pipelines.core.windows import beside_steps
 from pipelines.models import peers
 from pipelines.models.data import Windows, spread_out
 from pipelines.models.ridge import HELD_WINDOWS, Ridge, Sums, best, by_window, windows_to_fit
@@ -36,20 +37,19 @@ class Anchor:
     def fit(cls, data: Windows, train: Array) -> "Anchor":
         """Solve on training windows that begin at rows `train`. Raises UserError as `Ridge.fit`."""
         index, weights = peers.find(data)
+        told = dataclasses.replace(data, peers=(index, weights))
         rows = windows_to_fit(train, data.targets)
-        held = spread_out(data.rows("validation", 1), HELD_WINDOWS)
-        tried = [weights, np.zeros_like(weights)] if weights.any() else [weights]
-        ridges = []
-        for w in tried:
-            validation = list(_batches(data, held, index, w))
-            ridge = Ridge.fit(_batches(data, rows, index, w), validation, data.known, data.spec.after)
-            ridges.append((ridge.errors(validation)[0].sum(), ridge, w))
-        _, ridge, weights = min(ridges, key=lambda each: each[0])
-        ridge = best(
-            [ridge, *_owned(ridge, list(_batches(data, rows, index, weights)), data.targets)],
-            list(_batches(data, held, index, weights)),
-            ridge,
-        )
+        held = list(_batches(told, spread_out(data.rows("validation", 1), HELD_WINDOWS)))
+        sums = Ridge.sums(_batches(told, rows), data.known, data.spec.after)
+        steps = beside_steps(data.spec, data.reconstruct)
+        own = 2 * (data.known + data.spec.after) + data.spec.horizon
+        alone = Ridge.solved(sums, data.known, data.spec.after, slice(own, own + steps))
+        hearing = Ridge.solved(sums, data.known, data.spec.after) if weights.any() else []
+        ridge = best([*alone, *hearing], held, alone[len(alone) // 2])
+        if not ridge.weight[:, own : own + steps].any():
+            weights = np.zeros_like(weights)
+        owned = _owned(ridge, _batches(told, rows), data.targets, own + steps)
+        ridge = best([ridge, *owned], held, ridge)
         return cls(ridge, {"peers": index, "weights": weights, "peered": _peered(weights), "own": _table(ridge, data)})
 
 
@@ -80,16 +80,14 @@ def _peered(weights: Array) -> Array:
     return (weights.sum(1) > 0).astype(np.float32)
 
 
-def _batches(data: Windows, rows: Array, index: Array, weights: Array) -> Iterator[dict[str, Array]]:
-    told = dataclasses.replace(data, peers=(index, weights))
-    for batch in told.batches(rows, SIZE):
-        yield {**batch, "peered": _peered(weights)}
+def _batches(data: Windows, rows: Array) -> Iterator[dict[str, Array]]:
+    assert data.peers is not None
+    for batch in data.batches(rows, SIZE):
+        yield {**batch, "peered": _peered(data.peers[1])}
 
 
-def _owned(ridge: Ridge, train: list[dict[str, Array]], n: int) -> list[Ridge]:
-    """`ridge` with own weights under each penalty; none where they would be too many."""
-    drivers = train[0]["ahead"].shape[1] * len(ridge.bias)
-    size = ridge.weight.shape[1] - drivers
+def _owned(ridge: Ridge, train: Iterator[dict[str, Array]], n: int, size: int) -> list[Ridge]:
+    """`ridge` with own weights for its first `size` inputs under each penalty; none where they would be too many."""
     if n * len(ridge.bias) * size > MOST_OWN or n * size**2 > MOST_GRAM:
         return []
     sums = [Sums() for _ in range(n)]
@@ -98,11 +96,9 @@ def _owned(ridge: Ridge, train: list[dict[str, Array]], n: int) -> list[Ridge]:
         left = residual - given @ ridge.weight.T - ridge.bias
         for i, each in enumerate(sums):
             each.add(given[:, i, :size], left[:, i], seen[:, i])
-    solved = [each.solve(OWN_PENALTIES) if each.count else None for each in sums]
-    empty = np.zeros((size + 1, len(ridge.bias)))
-    tables = [
-        np.stack([(empty if found is None else found[i])[:-1].T for found in solved]) for i in range(len(OWN_PENALTIES))
-    ]
+    nothing = [np.zeros((size + 1, len(ridge.bias)))] * len(OWN_PENALTIES)
+    solved = [each.solve(OWN_PENALTIES) if each.count else nothing for each in sums]
+    tables = (np.stack([found[i][:-1].T for found in solved]) for i in range(len(OWN_PENALTIES)))
     return [dataclasses.replace(ridge, own=table.astype(np.float32)) for table in tables]
 
 

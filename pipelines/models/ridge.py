@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FIT_WINDOWS, HELD_WINDOWS = 4000, 96
 """At most so many training windows to solve on, validation windows to choose by."""
-FIT_ROWS = 1_000_000
+FIT_ROWS = 500_000
 """Windows × channels to solve on."""
 
 
@@ -79,16 +79,27 @@ class Ridge:
         A batch has `values`, `profile`, `std` as in `core.windows.prepare`, and `truth` [B, H, n] with NaN for missing.
         Raises UserError when there is no training window to go by.
         """
+        made = cls.solved(cls.sums(train, known, after), known, after)
+        return best(made, list(validation), made[len(made) // 2])
+
+    @staticmethod
+    def sums(train: Iterable[dict[str, Array]], known: int, after: int) -> "Sums":
+        """The normal equations of training batches. Raises UserError when no window is whole enough."""
         sums = Sums()
         for batch in train:
-            sums.add(*_rows(batch, known, after))
+            given, residual, seen, _ = by_window(batch, known, after)
+            sums.add(*(part.reshape(-1, part.shape[-1]) for part in (given, residual, seen)))
         if not sums.count:
             raise UserError("no training window has half of its asked readings; see the target's coverage and dates")
-        made = [
+        return sums
+
+    @classmethod
+    def solved(cls, sums: "Sums", known: int, after: int, left_out: slice | None = None) -> "list[Ridge]":
+        """A ridge for each penalty; the inputs `left_out` weigh nothing."""
+        return [
             cls(w[:-1].T.astype(np.float32), w[-1].astype(np.float32), np.ones(w.shape[1], np.float32), known, after)
-            for w in sums.solve(PENALTIES)
+            for w in sums.solve(PENALTIES, left_out)
         ]
-        return best(made, list(validation), made[len(made) // 2])
 
     def predict(self, batch: dict[str, Array], n: int) -> Array:
         """Values of the next steps, [B, H, n], in the target's units."""
@@ -139,12 +150,18 @@ class Sums:
         self.gram, self.cross = self.gram + z.T @ z, self.cross + z.T @ (residual[whole] * seen[whole])
         self.count, self.told = self.count + len(z), self.told + seen[whole].sum(0)
 
-    def solve(self, penalties: Iterable[float]) -> list[Array]:
-        """Weights [F+1, H] for each penalty, the intercept last."""
-        value, vector = np.linalg.eigh(self.gram / self.count)
+    def solve(self, penalties: Iterable[float], left_out: slice | None = None) -> list[Array]:
+        """Weights [F+1, H] for each penalty, the intercept last; 0 for the inputs `left_out`."""
+        kept = np.delete(np.arange(len(self.gram)), left_out) if left_out else np.arange(len(self.gram))
+        value, vector = np.linalg.eigh(self.gram[np.ix_(kept, kept)] / self.count)
         # A step that was not read adds nothing to `cross`: each column is a mean over the rows that tell.
-        turned = vector.T @ (self.cross / np.maximum(self.told, 1))
-        return [vector @ (turned / (np.maximum(value, 0) + penalty)[:, None]) for penalty in penalties]
+        turned = vector.T @ (self.cross[kept] / np.maximum(self.told, 1))
+        made = []
+        for penalty in penalties:
+            whole = np.zeros_like(self.cross)
+            whole[kept] = vector @ (turned / (np.maximum(value, 0) + penalty)[:, None])
+            made.append(whole)
+        return made
 
 
 def windows_to_fit(rows: Array, channels: int) -> Array:
@@ -167,12 +184,6 @@ def profile_noise(validation: Iterable[dict[str, Array]], known: int) -> Array:
         squares = squares + np.nansum(error**2, axis=(0, 2))
         points = points + np.isfinite(error).sum((0, 2))
     return np.where(points > 0, np.sqrt(squares / np.maximum(points, 1)), 1).astype(np.float32)
-
-
-def _rows(batch: dict[str, Array], known: int, after: int) -> tuple[Array, ...]:
-    """As `by_window`, a row a (window, channel), without the scale."""
-    given, residual, seen, _ = by_window(batch, known, after)
-    return tuple(part.reshape(-1, part.shape[-1]) for part in (given, residual, seen))
 
 
 def by_window(batch: dict[str, Array], known: int, after: int) -> tuple[Array, Array, Array, Array]:
