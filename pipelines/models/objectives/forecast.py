@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEVELS = (0.1, 0.5, 0.9)
+COUNTS = (0.5, 2.0, 0.5)
+"""How much each level's loss counts in training."""
 NAMES = ("q0.1", "q0.5", "q0.9", "mean")
 PRIMARY, HIGHER_IS_BETTER = "mae", False
 ACT, WHEN = "forecasts", "for the next"
@@ -48,13 +50,17 @@ def answer(anchor: "Tensor", raw: "Tensor", scale: "Tensor", aux: dict[str, Any]
 def loss(
     answer: "Tensor", truth: "Tensor", seen: "Tensor", unit: "Tensor", aux: dict[str, Any]
 ) -> tuple["Tensor", "Tensor"]:
-    """Pinball loss of the quantiles and a Huber loss of the mean, in units of each kind's usual spread [n]."""
+    """Pinball loss of the quantiles and a Huber loss of the mean, in units of each kind's usual spread [n].
+
+    The median counts most: the early stop looks at this sum, and it is the median that is judged; the outer quantiles
+    are calibrated afterwards.
+    """
     import torch
     from torch.nn.functional import huber_loss
 
     error = (truth[..., None] - answer) / unit[:, None]
     levels = error.new_tensor(LEVELS)
-    quantile = torch.maximum(levels * error[..., :3], (levels - 1) * error[..., :3]).sum(-1)
+    quantile = torch.maximum(levels * error[..., :3], (levels - 1) * error[..., :3]) @ error.new_tensor(COUNTS)
     mean = huber_loss(error[..., 3], torch.zeros_like(error[..., 3]), reduction="none")
     return ((quantile + 0.5 * mean) * seen).sum(), seen.sum()
 
