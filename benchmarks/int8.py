@@ -27,7 +27,7 @@ HEADER = "| task | metric | float | int8 | worse | size | one, ms | x | 32, ms |
 
 def errors(predictor: Predictor, data: Windows, most: int) -> float:
     """Mean error on at most `most` test windows."""
-    objective = objectives.load(predictor.config["head"] or predictor.config["objective"])
+    objective = objectives.of_bundle(predictor.config)
     aux: dict[str, Any] = {**predictor.config["aux"], "reference": predictor.tables["reference"][: predictor.targets]}
     aux["decision"] = predictor.tables.get("decision", 1)
     rows = spread_out(data.rows("test", data.spec.patch), most)

@@ -32,9 +32,9 @@ def run(key: str, *, root: Path = Path()) -> None:
         data = _windows(key, paths, predictor)
         aux = {**predictor.config["aux"], "reference": predictor.tables["reference"][: data.targets]}
         plots, ridge = paths.plots("evaluate", key), fit_ridge(data)
-        judge = _alarms if "alarm" in objectives.of(task).CALIBRATION else _forecasts
+        judge = _alarms if "alarm" in objectives.of_bundle(predictor.config).CALIBRATION else _forecasts
         report = {"task": key, **judge(task, predictor, data, aux, ridge, plots)}
-        report |= _probed(task, predictor, data, ridge, paths.task(key), plots)
+        report |= _probed(predictor, data, ridge, paths.task(key), plots)
         files.write_json(paths.metrics("latency", key), _timings(paths.task(key)))
         files.write_json(paths.metrics("evaluate", key), report)
         primary = report["primary"]
@@ -68,7 +68,7 @@ def _answer(predictor: Predictor, data: Windows) -> Answer:
 def _forecasts(
     task: Task, predictor: Predictor, data: Windows, aux: dict[str, Any], ridge: Ridge, plots: Path
 ) -> dict[str, Any]:
-    objective, settings = objectives.of(task), task.evaluate
+    objective, settings = objectives.of_bundle(predictor.config), task.evaluate
     stride = int(settings.stride.total_seconds() // data.spec.step_s) if settings.stride else data.spec.horizon
     test = frozen.Frozen.of(data, objective, aux, max(1, stride), settings.points)
     aux = {**aux, "naive": frozen.naive_error(data), "std": data.std[: data.targets]}
@@ -89,7 +89,7 @@ def _forecasts(
 def _alarms(
     task: Task, predictor: Predictor, data: Windows, aux: dict[str, Any], ridge: Ridge, plots: Path
 ) -> dict[str, Any]:
-    objective, alarm = objectives.of(task), predictor.config["alarm"]
+    objective, alarm = objectives.of_bundle(predictor.config), predictor.config["alarm"]
     methods = {"model": Method(_answer(predictor, data), aux), **baselines(data, objective, aux, ridge)}
     found = alarms.judge(data, objective, methods, predictor.tables["misfit"], alarm, task.evaluate.bootstrap)
     figures.alarms(plots / "alarms.png", found.scores["model"], found.label, alarm["threshold"], data)
@@ -97,13 +97,13 @@ def _alarms(
     return found.report
 
 
-def _probed(task: Task, predictor: Predictor, data: Windows, ridge: Ridge, folder: Path, plots: Path) -> dict[str, Any]:
+def _probed(predictor: Predictor, data: Windows, ridge: Ridge, folder: Path, plots: Path) -> dict[str, Any]:
     """How the answers suffer when readings are damaged, and what one of them rests on."""
     from pipelines.models import package
 
     rows = spread_out(data.rows("test", data.spec.horizon), probes.WINDOWS)
     truth = np.concatenate([b["truth"] for b in data.batches(rows, 64)])
-    values, starts, objective = data.given(rows), data.starts(rows), objectives.of(task)
+    values, starts, objective = data.given(rows), data.starts(rows), objectives.of_bundle(predictor.config)
     middle, target = len(rows) // 2, int(np.isfinite(truth).sum((0, 1)).argmax())
     one = slice(middle, middle + 1)
     found = probes.explain(package.load(folder), predictor, values[one], starts[one], target)

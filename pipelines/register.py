@@ -172,6 +172,7 @@ def _fill(tracking: Tracking, entry: Entry, mlrun: Any, model_id: str, paths: Pa
     request, name = entry.request, entry.name
     tracking.log(mlrun, request["params"], [Point(k, v) for k, v in request["metrics"].items()], model_id)
     tracking.log(mlrun, {}, _curves(request, paths))
+    tracking.log(mlrun, {}, _latency(name, paths), model_id)
     tracking.tag_run(mlrun, {"mlflow.note.content": request["summary"]})
     tracking.keep(mlrun, paths.card(name), "card")
     for stage, key in _stages(request):
@@ -183,6 +184,7 @@ def _stages(request: dict[str, Any]) -> list[tuple[str, str]]:
     """(stage, key) of all that has metrics or plots to show."""
     return [
         ("evaluate", request["task"]),
+        ("latency", request["task"]),
         ("finetune", request["task"]),
         *([("pretrain", request["backbone"])] if request["backbone"] else []),
         *(("validate", source) for source in request["sources"]),
@@ -198,6 +200,16 @@ def _curves(request: dict[str, Any], paths: Paths) -> Iterator[Point]:
             for loss in _CURVES[stage]:
                 if isinstance(row.get(loss), int | float):
                     yield Point(f"{stage}/{loss}", float(row[loss]), int(row["step"]))
+
+
+def _latency(name: str, paths: Paths) -> Iterator[Point]:
+    """How long each variant of the bundle took to answer, where it was evaluated."""
+    path = paths.metrics("latency", name)
+    for variant, found in (files.read_json(path) if path.is_file() else {}).items():
+        yield Point(f"latency/{variant}_load_ms", found["load_ms"])
+        yield Point(f"latency/{variant}_one_ms", found["one"]["median_ms"])
+        yield Point(f"latency/{variant}_batch_ms", found["batch"]["median_ms"])
+        yield Point(f"latency/{variant}_peak_rss_mb", found["peak_rss_mb"])
 
 
 def _log_model(tracking: Tracking, entry: Entry, mlrun: Any, paths: Paths) -> str:

@@ -89,10 +89,12 @@ def city(folder: Path, task: str = TASK, factor: float = 1.0) -> Paths:
             },
             "interval": {
                 "versus_best_baseline": {"baseline": "ridge", **DIFFERENCE},
-                "versus": {m: DIFFERENCE for m in ("last_value", "profile", "ridge")},
+                "versus": dict.fromkeys(("last_value", "profile", "ridge"), DIFFERENCE),
             },
         },
     )
+    took = {"load_ms": 21.0, "one": {"median_ms": 1.5}, "batch": {"median_ms": 12.0}, "peak_rss_mb": 210.0}
+    files.write_json(paths.metrics("latency", task), {"float": took})
     report = {"train": {"loss": 0.1}, "validation": {"loss": 0.2}, "parameters": 123456, "steps": 200}
     curve = [{"step": s, "train_loss": 1 / (s + 1), "validation_loss": 1.5 / (s + 1)} for s in range(0, 201, 50)]
     for stage, key in (("finetune", task), ("pretrain", "series")):

@@ -112,6 +112,7 @@ def test_a_version_with_all_a_reviewer_needs(city: Paths) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/mae"] == 3.25
     assert run.data.metrics["ridge/mae"] == 3.75
+    assert run.data.metrics["latency/float_one_ms"] == 1.5
     assert run.data.params["task.finetune.steps"] == "200"
     assert [(p.step, round(p.value, 4)) for p in found["curve"][run.info.run_id]][:2] == [(0, 1.0), (50, 0.0196)]
     assert found["artifacts"][run.info.run_id] == [
@@ -119,6 +120,7 @@ def test_a_version_with_all_a_reviewer_needs(city: Paths) -> None:
         "card/request.json",
         "metrics/evaluate/air_quality.json",
         "metrics/finetune/air_quality.json",
+        "metrics/latency/air_quality.json",
         "metrics/pretrain/series.json",
         "metrics/validate/air.json",
         "plots/evaluate/by_step.json",

@@ -26,8 +26,8 @@ def commit(root: Path) -> tuple[str, bool]:
 def lineage(lock: dict[str, Any], stage: str) -> tuple[str, list[str]]:
     """SHA-256 over the `dvc.lock` entries of `stage` and of every stage upstream of it, and their names, sorted.
 
-    A stage is upstream when one of its outputs is, contains or lies inside one of the dependencies.
-    Raises KeyError when `stage` has no entry.
+    A stage is upstream when one of its outputs is, contains or lies inside one of the dependencies. Its other outputs,
+    which may hold timings, do not count. Raises KeyError when `stage` has no entry.
     """
     stages = lock["stages"]
     wanted, closure = [stage], {stage}
@@ -38,7 +38,13 @@ def lineage(lock: dict[str, Any], stage: str) -> tuple[str, list[str]]:
                 closure.add(name)
                 wanted.append(name)
     names = sorted(closure)
-    canonical = json.dumps([[n, stages[n]] for n in names], sort_keys=True, default=str).encode()
+    used = [d["path"] for name in names for d in stages[name].get("deps", [])]
+
+    def counted(name: str) -> dict[str, Any]:
+        outs = [o for o in stages[name].get("outs", []) if name == stage or any(_overlap(o["path"], d) for d in used)]
+        return {**stages[name], "outs": outs}
+
+    canonical = json.dumps([[n, counted(n)] for n in names], sort_keys=True, default=str).encode()
     return hashlib.sha256(canonical).hexdigest(), names
 
 

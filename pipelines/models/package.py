@@ -68,7 +68,7 @@ def contents(adapted: "Adaptation") -> tuple[dict[str, bytes], dict[str, Any]]:
 def load(folder: Path) -> export.Served:
     """The torch model of a bundle, which answers as its graph does. The bytes are verified by `Predictor.load`."""
     config, tables = files.read_json(folder / "config.json"), load_file(folder / "tables.safetensors")
-    objective = objectives.load(config["head"] or config["objective"])
+    objective = objectives.of_bundle(config)
     spec, known = Spec.from_json(config["spec"]), {f.name for f in fields(Config)}
     backbone = families.build(Config.from_json({k: v for k, v in config["backbone"].items() if k in known}))
     aux = {**config["aux"], "noise": torch.from_numpy(tables["noise"])}

@@ -64,6 +64,13 @@ def test_changes_with_anything_upstream_and_with_nothing_else(field: str) -> Non
         assert (keys.lineage(other, "finetune@speed")[0] != digest) == upstream, name
 
 
+def test_outputs_upstream_that_nothing_depends_on_do_not_count() -> None:
+    timed: dict[str, Any] = copy.deepcopy(LOCK)
+    timed["stages"]["features@air"]["outs"].append({"path": "metrics/latency/air.json", "md5": "7"})
+    assert keys.lineage(timed, "finetune@speed") == keys.lineage(LOCK, "finetune@speed")
+    assert keys.lineage(timed, "features@air") != keys.lineage(LOCK, "features@air")
+
+
 def test_does_not_hang_on_the_order_of_entries() -> None:
     turned = {"stages": dict(reversed(LOCK["stages"].items()))}  # type: ignore[attr-defined]
     assert keys.lineage(turned, "finetune@speed") == keys.lineage(LOCK, "finetune@speed")

@@ -37,6 +37,11 @@ def of(task: Task) -> Any:
     return load(task.finetune.head or task.objective)
 
 
+def of_bundle(config: dict[str, Any]) -> Any:
+    """The sibling that a bundle of this config answers with."""
+    return load(config["head"] or config["objective"])
+
+
 def load(name: str) -> Any:
     """The sibling called `name`."""
     return importlib.import_module(f"pipelines.models.objectives.{name}")
