@@ -9,6 +9,7 @@ from pipelines.core import files
 from pipelines.core.paths import Paths
 from pipelines.core.windows import Spec
 from pipelines.release import bundle
+from pipelines.release.predictor import PER_CHANNEL
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = "air_quality"
@@ -124,9 +125,9 @@ def contents(task: str = TASK, factor: float = 1.0) -> dict[str, bytes]:
     values = np.random.default_rng(0).uniform(5, 30, (2, SPEC.context, n)).astype(np.float32)
     tables = {
         "profile": np.full((168, n), 10, np.float32),
-        **{k: np.ones(n, np.float32) for k in ("mean", "std", "reference")},
-        "place": np.zeros((n, 12), np.float32),
-        **{k: np.zeros(n, np.int64) for k in ("kind", "sensor")},
+        **{k: np.ones(n, np.float32) for k in PER_CHANNEL},
+        "peers": np.zeros((n, 1), np.int64),
+        "weights": np.zeros((n, 1), np.float32),
     }
     answer = (values.mean(1)[:, None, :, None] * _shape(factor)).astype(np.float32)
     channels = [{"sensor": s, "kind": "pm25", "unit": "ug/m3", "role": "target"} for s in SENSORS]
