@@ -1,12 +1,14 @@
 """The closed-form anchor of a task's model: a ridge that hears a channel's peers and has weights of each channel's own.
 
 A channel's own weights correct the pooled ones: solved on what those leave, shrunk towards none (random slopes, as in a
-mixed model; Laird and Ware, 1982). Whether peers and own weights are used at all is decided on validation.
+mixed model; Laird and Ware, 1982). Peers and own weights are used only if each lowers the error by a margin twice: on
+the last quarter of the training windows, solved on those before, and on validation.
 """
 
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from pipelines.models.ridge import HELD_WINDOWS, Ridge, Sums, best, by_window, w
 
 Array = np.ndarray[Any, Any]
 OWN_PENALTIES = (1.0, 10.0)
+MARGIN = 0.01
+"""By what share an addition must lower the error to be worth its weights."""
 MOST_OWN, MOST_GRAM = 2_000_000, 60_000_000
 """Numbers in the table of own weights, and in all channels' normal equations: larger ones are not made."""
 SIZE = 64
@@ -38,19 +42,69 @@ class Anchor:
         """Solve on training windows that begin at rows `train`. Raises UserError as `Ridge.fit`."""
         index, weights = peers.find(data)
         told = dataclasses.replace(data, peers=(index, weights))
-        rows = windows_to_fit(train, data.targets)
-        held = list(_batches(told, spread_out(data.rows("validation", 1), HELD_WINDOWS)))
-        sums = Ridge.sums(_batches(told, rows), data.known, data.spec.after)
-        steps = beside_steps(data.spec, data.reconstruct)
-        own = 2 * (data.known + data.spec.after) + data.spec.horizon
-        alone = Ridge.solved(sums, data.known, data.spec.after, slice(own, own + steps))
-        hearing = Ridge.solved(sums, data.known, data.spec.after) if weights.any() else []
-        ridge = best([*alone, *hearing], held, alone[len(alone) // 2])
-        if not ridge.weight[:, own : own + steps].any():
+        rows, quarter = windows_to_fit(train, data.targets), len(train) * 3 // 4
+        folds = [
+            Fold(told, rows[: len(rows) * 3 // 4], spread_out(train[quarter:], HELD_WINDOWS)),
+            Fold(told, rows, spread_out(data.rows("validation", 1), HELD_WINDOWS)),
+        ]
+        chosen = [fold.solve(hearing=False) for fold in folds]
+        hearing = [fold.solve(hearing=True) for fold in folds] if weights.any() else []
+        if _better(folds, hearing, chosen):
+            chosen = hearing
+        else:
             weights = np.zeros_like(weights)
-        owned = _owned(ridge, _batches(told, rows), data.targets, own + steps)
-        ridge = best([ridge, *owned], held, ridge)
+        owned = [fold.own(ridge) for fold, ridge in zip(folds, chosen, strict=True)]
+        if _better(folds, owned, chosen):
+            chosen = owned
+        ridge = best([chosen[-1]], folds[-1].held, chosen[-1])
         return cls(ridge, {"peers": index, "weights": weights, "peered": _peered(weights), "own": _table(ridge, data)})
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Windows to solve on and, later ones, to judge by; both by their first rows."""
+
+    data: Windows
+    rows: Array
+    judge: Array
+
+    @cached_property
+    def held(self) -> list[dict[str, Array]]:
+        return list(_batches(self.data, self.judge))
+
+    @cached_property
+    def _sums(self) -> Sums:
+        return Ridge.sums(_batches(self.data, self.rows), self.data.known, self.data.spec.after)
+
+    @property
+    def _beside(self) -> slice:
+        """Where among the inputs the peers are."""
+        first = 2 * (self.data.known + self.data.spec.after) + self.data.spec.horizon
+        return slice(first, first + beside_steps(self.data.spec, self.data.reconstruct))
+
+    def solve(self, hearing: bool) -> Ridge:
+        """The pooled ridge, with the peers' part or without."""
+        made = Ridge.solved(self._sums, self.data.known, self.data.spec.after, None if hearing else self._beside)
+        return best(made, self.held, made[len(made) // 2])
+
+    def own(self, ridge: Ridge) -> Ridge:
+        """`ridge` with own weights; as it is where they would be too many."""
+        made = _owned(ridge, _batches(self.data, self.rows), self.data.targets, self._beside.stop)
+        return best(made, self.held, made[-1]) if made else ridge
+
+    def off(self, ridge: Ridge) -> float:
+        """Mean absolute error in each channel's spread."""
+        n = self.data.targets
+        errors = [np.abs(ridge.predict(b, n) - b["truth"]) / b["std"][:n] for b in self.held]
+        points = sum(np.isfinite(e).sum() for e in errors)
+        return float(sum(np.nansum(e) for e in errors) / max(points, 1))
+
+
+def _better(folds: list[Fold], one: list[Ridge], other: list[Ridge]) -> bool:
+    """Whether `one` has an error smaller by the margin in every fold: once may be luck."""
+    return bool(one) and all(
+        fold.off(a) < (1 - MARGIN) * fold.off(b) for fold, a, b in zip(folds, one, other, strict=True)
+    )
 
 
 def none(data: Windows) -> dict[str, Array]:
