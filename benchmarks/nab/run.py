@@ -5,10 +5,13 @@
 The benchmark's protocol: readings come in order, a stream's first 15 % are probation, one threshold for all streams is
 the one of the highest score. No detector learns from a reading before it has judged it, and none from a label. Our
 backbone learns from the probation alone, in the rooms that any city goes through; each stream's task is then fine-tuned
-on that stream's past, at the end of the probation and, with `--refit`, every so many readings. Scores are in units of
-the root mean square of the stream's scores so far, as the Gaussian takes readings in units of their spread so far.
+on that stream's past, at the end of the probation and, with `--refit`, every so many readings. What is usual (the time
+of week's profile, mean and spread) is reckoned anew from the whole past as the stream goes on, and scores are in units
+of the stream's median score so far, as the Gaussian takes readings in units of their mean and spread so far.
 `unlabelled` is the score of a threshold chosen without labels: a reading alarms that is among the highest 1 in 200 of
 its stream so far.
+
+That the usual is reckoned anew, and the median, were chosen on other streams: `choose.py`, with its table.
 """
 
 import argparse
@@ -111,12 +114,12 @@ class Session:
             return [self.served(*given).numpy()]
 
 
-def past(root: Path, key: str, feed: Feed, until: int) -> Windows:
-    """A stream's grid as it stood before reading number `until`, its last 30 % of readings for validation."""
+def past(root: Path, key: str, feed: Feed, until: int, share: float = 0.7) -> Windows:
+    """A stream's grid as it stood before reading number `until`: that share of readings trains, the rest validates."""
     city = params.load(root)
     data = beginning.task_windows(city, city.task(key), Paths(root).joined(key))
     series = data.series
-    cut, end = ((feed.times[[int(0.7 * until), until]] - series.start) // series.step).astype(int)
+    cut, end = ((feed.times[[int(share * until), until]] - series.start) // series.step).astype(int)
     values = series.read(0, int(cut))
     # What the dates in params.yaml say is for the end of the probation; time has gone on since.
     vars(series)["splits"] = {
@@ -151,6 +154,13 @@ def learn(root: Path, key: str, feed: Feed, until: int) -> Predictor:
     return Predictor(raw.config, tables, "", raw.session)
 
 
+def abreast(predictor: Predictor, root: Path, key: str, feed: Feed, until: int) -> Predictor:
+    """The same weights, told what is usual by all that was read before number `until`."""
+    data = past(root, key, feed, until, share=1.0)
+    tables = {"profile": data.profile, "mean": data.mean, "std": data.std}
+    return Predictor(predictor.config, {**predictor.tables, **tables}, "", predictor.session)
+
+
 def misfits(root: Path, key: str, feed: Feed, refit: int) -> Array:
     """Misfit of each reading after the learnt ones, by what was fitted last; `refit` 0: only once."""
     total = len(feed.values)
@@ -158,8 +168,11 @@ def misfits(root: Path, key: str, feed: Feed, refit: int) -> Array:
     out = np.full(total, np.nan)
     for begin, end in zip(begins, [*begins[1:], total], strict=True):
         predictor = learn(root, key, feed, begin)
-        first = feed.learnt if begin == begins[0] else begin
-        out[first:end] = judge(predictor, feed, first, end)
+        if begin == begins[0]:
+            out[feed.learnt : begin] = judge(predictor, feed, feed.learnt, begin)
+        for a in range(begin, end, EVERY):
+            b = min(a + EVERY, end)
+            out[a:b] = judge(abreast(predictor, root, key, feed, a), feed, a, b)
     return out
 
 
@@ -179,13 +192,18 @@ def judge(predictor: Predictor, feed: Feed, begin: int, stop: int) -> Array:
     return answers.misfit(answer, feed.values[begin:stop, None, None], predictor.tables["misfit"])[:, 0, 0]
 
 
-def walk(score: Array, scale: Callable[[Array], float]) -> Array:
-    """Scores ÷ what `scale` makes of those before, brought up to date every EVERY readings; the first as they are."""
+def walk(score: Array, scale: Callable[[Array], float], first: int = EVERY, every: int = EVERY) -> Array:
+    """Scores ÷ what `scale` makes of those before, brought up to date every so many; the `first` as they are."""
     out = score.copy()
     seen = np.isfinite(score)
-    for a in range(int(seen.argmax()) + EVERY, len(score), EVERY):
-        out[a : a + EVERY] = score[a : a + EVERY] / max(scale(score[:a][seen[:a]]), 1e-9)
+    for a in range(int(seen.argmax()) + first, len(score), every):
+        out[a : a + every] = score[a : a + every] / max(scale(score[:a][seen[:a]]), 1e-9)
     return out
+
+
+def usual(score: Array) -> Array:
+    """Scores in units of the median so far, which past anomalies hardly move."""
+    return walk(score, lambda past: 1.4826 * float(np.median(past)), first=60, every=20)
 
 
 def report(name: str, scores: dict[str, Array], given: dict[str, Feed]) -> dict[str, float]:
@@ -199,15 +217,26 @@ def report(name: str, scores: dict[str, Array], given: dict[str, Feed]) -> dict[
     return found
 
 
-def write_params(root: Path, seed: int, head: str | None) -> None:
-    """The city's params with a seed and a head."""
-    told = yaml.safe_load((HERE / "params.yaml").read_text())
+def write_params(root: Path, seed: int, head: str | None, origin: Path = HERE) -> None:
+    """The params of `origin` with a seed and a head."""
+    told = yaml.safe_load((origin / "params.yaml").read_text())
     for backbone in told["backbones"].values():
         backbone["pretrain"] = {**backbone["pretrain"], "seed": seed}
     told["tasks"] = {
         k: {**t, "finetune": {**t["finetune"], "seed": seed, "head": head}} for k, t in told["tasks"].items()
     }
     (root / "params.yaml").write_text(yaml.safe_dump(told))
+
+
+def prepare(root: Path) -> None:
+    """All that comes before pretraining."""
+    city = params.load(root)
+    for source in city.sources:
+        for room in (ingest, validate, features):
+            room.run(source, root=root)
+    corpus.run("series", root=root)
+    for key in city.tasks:
+        join.run(key, root=root)
 
 
 def main() -> None:
@@ -221,16 +250,10 @@ def main() -> None:
         root = Path(folder)
         shutil.copy(HERE / "window.yaml", root)
         write_params(root, 0, None)
-        city = params.load(root)
-        given = feeds(city)
+        given = feeds(params.load(root))
         report("windowed gaussian", {k: gaussian(feed) for k, feed in given.items()}, given)
         report("isolation forest", {k: forest(feed) for k, feed in given.items()}, given)
-        for source in city.sources:
-            for room in (ingest, validate, features):
-                room.run(source, root=root)
-        corpus.run("series", root=root)
-        for key in city.tasks:
-            join.run(key, root=root)
+        prepare(root)
         all_found: dict[str, list[dict[str, float]]] = {}
         for seed in asked.seeds:
             write_params(root, seed, None)
@@ -238,7 +261,7 @@ def main() -> None:
             for head in asked.heads:
                 write_params(root, seed, None if head == "reconstruct" else head)
                 raw = {key: misfits(root, key, feed, asked.refit) for key, feed in given.items()}
-                scores = {k: walk(s, lambda past: float(np.sqrt((past**2).mean()))) for k, s in raw.items()}
+                scores = {k: usual(s) for k, s in raw.items()}
                 all_found.setdefault(head, []).append(report(f"{head}, seed {seed}", scores, given))
         for head, found in all_found.items():
             columns = {k: np.array([f[k] for f in found]) for k in found[0]}
