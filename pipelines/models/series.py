@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Attention(nn.Module):
-    """Self-attention over the second of three axes: [groups, length, D]."""
+    """Self-attention over patches: [B, N, S, D]."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -30,9 +30,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """`bias` [1, heads, length, length] is added to the scores."""
-        return cast(Tensor, self.out(attend(self.qkv(x), self.heads, bias)))
+    def forward(self, x: Tensor, only: Tensor | None = None) -> Tensor:
+        """[B, N, S, D]; with `only` [M], numbers of tokens, just those, [M, D]."""
+        return cast(Tensor, self.out(chosen(attend(self.qkv(x), self.heads, 2), only)))
 
 
 class Space(Attention):
@@ -42,31 +42,38 @@ class Space(Attention):
         super().__init__(width, heads)
         self.lean = nn.Parameter(torch.zeros(heads))
 
-    def mix(self, x: Tensor, channels: Channels) -> Tensor:
-        """[groups, N, D]; see `Channels` for who looks at whom."""
+    def mix(self, x: Tensor, channels: Channels, only: Tensor | None = None) -> Tensor:
+        """As `forward`; see `Channels` for who looks at whom."""
         near, close = channels.near, channels.close
         if near.shape[1]:
-            return self._nearest(x, near, close)
-        if close.shape[1]:
-            return cast(Tensor, self(x, (self.lean[:, None, None] * close)[None]))
-        return cast(Tensor, self(x))
+            mixed = self._nearest(self.qkv(x), near, close)
+        else:
+            bias = (self.lean[:, None, None] * close)[None] if close.shape[1] else None
+            mixed = attend(self.qkv(x), self.heads, 1, bias)
+        return cast(Tensor, self.out(chosen(mixed, only)))
 
-    def _nearest(self, x: Tensor, near: Tensor, close: Tensor) -> Tensor:
-        """Each channel's K neighbours are gathered, head by head."""
-        groups, n, width = x.shape
-        q, k, v = (part.chunk(self.heads, dim=-1) for part in self.qkv(x).chunk(3, dim=-1))
+    def _nearest(self, qkv: Tensor, near: Tensor, close: Tensor) -> Tensor:
+        """Each channel's K neighbours are gathered, head by head: [B, N, S, 3·D] → [B, N, S, D]."""
+        b, n, s, width = qkv.shape
+        across = qkv.transpose(1, 2).reshape(b * s, n, width)
+        q, k, v = (part.chunk(self.heads, dim=-1) for part in across.chunk(3, dim=-1))
         mixed = []
         for head in range(self.heads):
             key, value = (
-                part[head].index_select(1, near.reshape(-1)).reshape(groups, n, near.shape[1], -1) for part in (k, v)
+                part[head].index_select(1, near.reshape(-1)).reshape(b * s, n, near.shape[1], -1) for part in (k, v)
             )
-            score = (q[head][:, :, None] * key).sum(-1) * (width // self.heads) ** -0.5 + self.lean[head] * close
+            score = (q[head][:, :, None] * key).sum(-1) * (width // (3 * self.heads)) ** -0.5 + self.lean[head] * close
             mixed.append((score.softmax(-1)[..., None] * value).sum(2))
-        return cast(Tensor, self.out(torch.cat(mixed, dim=-1)))
+        return torch.cat(mixed, dim=-1).reshape(b, s, n, -1).transpose(1, 2)
+
+
+def chosen(x: Tensor, only: Tensor | None) -> Tensor:
+    """[B, N, S, D], or of it the tokens numbered `only` [M], [M, D]."""
+    return x if only is None else x.reshape(-1, x.shape[3]).index_select(0, only)
 
 
 class Block(nn.Module):
-    """Attention over time, attention over channels, then a two-layer perceptron; all pre-norm."""
+    """Attention over time, in some blocks then over channels, then a two-layer perceptron; all pre-norm."""
 
     def __init__(self, width: int, heads: int, space: bool = True) -> None:
         super().__init__()
@@ -80,12 +87,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, channels: Channels, only: Tensor | None = None) -> Tensor:
         """[B, N, S, D]; with `only` [M], numbers of tokens, just those, [M, D]."""
-        b, n, s, d = x.shape
-        x = x + self.time(self.time_norm(x).reshape(b * n, s, d)).reshape(b, n, s, d)
-        if self.space is not None and self.space_norm is not None:
-            across = self.space_norm(x).transpose(1, 2).reshape(b * s, n, d)
-            x = x + self.space.mix(across, channels).reshape(b, s, n, d).transpose(1, 2)
-        x = x if only is None else x.reshape(-1, d).index_select(0, only)
+        if self.space is None or self.space_norm is None:
+            x = chosen(x, only) + self.time(self.time_norm(x), only)
+        else:
+            x = x + self.time(self.time_norm(x))
+            x = chosen(x, only) + self.space.mix(self.space_norm(x), channels, only)
         return x + cast(Tensor, self.mlp(self.mlp_norm(x)))
 
 
@@ -97,7 +103,8 @@ class Backbone(nn.Module):
         self.config = config
         self.width, layers, heads = SIZES[config.size]
         self.tokens = Tokens(config)
-        self.blocks = nn.ModuleList(Block(self.width, heads, config.space) for _ in range(layers))
+        # Channels meet in every second block, once each has looked at its own time; more cost more than they gave.
+        self.blocks = nn.ModuleList(Block(self.width, heads, config.space and i % 2 == 1) for i in range(layers))
         self.norm = nn.LayerNorm(self.width)
 
     def forward(
@@ -153,7 +160,7 @@ class Pretraining(nn.Module):
         scale = (0.5 * spread + 0.5 * batch["std"] ** 2).sqrt()
         truth, shape = (values - level) / scale, (usual - usual_level) / scale
         window = window_features(level, scale, batch["mean"], batch["std"])
-        last = last_shown(truth - shape, shown * observed)
+        last = last_shown(truth - shape, shown * observed, p)
         hidden = batch["hidden"]
         tokens = self.backbone(
             cadence, truth * shown, observed * shown, shape, window, batch["calendar"],
@@ -165,16 +172,18 @@ class Pretraining(nn.Module):
             return values.transpose(1, 2).reshape(-1, p).index_select(0, hidden)
 
         shares = self.shares[cadence](tokens)
-        anchor = asked(shape) * (1 + shares[:, :1]) + shares[:, 1:] * asked(last)
+        # No step of a hidden patch is shown: the last one that was is the same for them all.
+        before = last.transpose(1, 2).reshape(-1, 1).index_select(0, hidden)
+        anchor = asked(shape) * (1 + shares[:, :1]) + shares[:, 1:] * before
         return anchor + self.head[cadence](tokens), asked(truth), asked(observed)
 
 
-def last_shown(values: Tensor, seen: Tensor) -> Tensor:
-    """Of each step of [B, T, N] the last value up to it that was `seen`, else the first one; 0 where none was."""
-    step = torch.arange(values.shape[1], device=values.device)[None, :, None]
-    last = torch.where(seen > 0, step, -1).cummax(1).values
-    first = seen.argmax(1, keepdim=True)
-    return (values * seen).gather(1, torch.where(last < 0, first, last))
+def last_shown(values: Tensor, seen: Tensor, patch: int) -> Tensor:
+    """Of each patch of [B, T, N] the last value up to its end that was `seen`, else the first, else 0: [B, S, N]."""
+    b, t, n = values.shape
+    step = torch.arange(1, t + 1, dtype=torch.float32, device=seen.device)[None, :, None]
+    last = (seen * step).reshape(b, t // patch, patch, n).amax(2).cummax(1).values.long() - 1
+    return (values * seen).gather(1, torch.where(last < 0, seen.argmax(1, keepdim=True), last))
 
 
 def window_features(level: Tensor, scale: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pipelines.core.calendar import FEATURES
 from pipelines.core.windows import LEAD, PATCHES
 
-SIZES = {"tiny": (48, 3, 4), "small": (256, 6, 8), "base": (512, 12, 8), "large": (1024, 24, 16)}
-"""width, layers, heads: about 0.1, 5, 38 and 300 million parameters."""
+SIZES = {"tiny": (48, 3, 4), "small": (256, 8, 8), "base": (512, 14, 8), "large": (1024, 28, 16)}
+"""width, layers, heads: about 0.07, 5, 38 and 300 million parameters."""
 PLACES = 12
 
 

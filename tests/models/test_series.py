@@ -1,5 +1,6 @@
 """The transformer without training: what it answers, and what it must not see."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ from toy_city import batch
 
 from pipelines.core.windows import Spec, known_steps
 from pipelines.models import export, objectives, ridge
+from pipelines.models.attend import attend
 from pipelines.models.ridge import Ridge
-from pipelines.models.series import Backbone, Pretraining, TaskModel, normalise
-from pipelines.models.tokens import SIZES, Config
+from pipelines.models.series import Backbone, Block, Pretraining, TaskModel, last_shown, normalise
+from pipelines.models.tokens import SIZES, Channels, Config
 
 SPEC = Spec.of(3600, 24, 5, "Europe/Amsterdam")
 WHOLE = Spec.of(3600, 24, 6, "Europe/Amsterdam")
@@ -183,6 +185,43 @@ def test_hidden_patches_have_no_influence_in_pretraining() -> None:
     # Weights of 1e-8 keep an all-hidden channel finite; nothing more may come through.
     assert guess(changed, 2).numpy() == pytest.approx(guess(data, 2).numpy(), abs=1e-5)
     assert not np.allclose(guess(changed, 3).numpy(), guess(data, 3).numpy(), atol=1e-2)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("width", [24, 30])
+def test_training_attends_as_serving_does(axis: int, width: int) -> None:
+    """The kept scores against torch's kernel, with runs of numbers that fit sixteen bytes and runs that do not."""
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 3, 5, 3 * width, requires_grad=True)
+    kept = attend(qkv, 2, axis)
+    with torch.no_grad():
+        assert kept.detach().numpy() == pytest.approx(attend(qkv.detach(), 2, axis).numpy(), abs=1e-6)
+    no_bias = torch.zeros(1, 2, qkv.shape[axis], qkv.shape[axis])
+    of = torch.randn_like(kept)
+    ours, theirs = (torch.autograd.grad((made * of).sum(), qkv)[0] for made in (kept, attend(qkv, 2, axis, no_bias)))
+    assert ours.numpy() == pytest.approx(theirs.numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("space", [True, False])
+def test_chosen_tokens_are_as_among_all(space: bool) -> None:
+    """Also where channels meet in the last block; they meet in every second one, or in none."""
+    torch.manual_seed(0)
+    block = Block(48, 4, space)
+    channels = Channels(*(torch.zeros(N, 0, dtype=torch.int64) for _ in Channels._fields))
+    x, only = torch.randn(2, N, 5, 48), torch.tensor([0, 7, 39])
+    with torch.no_grad():
+        whole = block(x, channels).reshape(-1, 48)[only]
+        assert block(x, channels, only).numpy() == pytest.approx(whole.numpy(), abs=1e-6)
+    for made, meet in ((CONFIG, [False, True, False]), (replace(CONFIG, space=False), [False] * 3)):
+        assert [b.space is not None for b in Backbone(made).blocks] == meet
+
+
+def test_what_was_last_shown_before_a_patch() -> None:
+    values = torch.arange(1.0, 9)[None, :, None].repeat(1, 1, 3)
+    shown = [[1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 0, 0], [0] * 8]
+    seen = torch.tensor(shown, dtype=torch.float32).T[None]
+    found = last_shown(values, seen, 2)[0].T
+    assert found.tolist() == [[2, 2, 2, 2], [5, 5, 6, 6], [0, 0, 0, 0]]
 
 
 def test_sizes_are_what_they_say() -> None:
