@@ -17,7 +17,6 @@ from pipelines.core import files, params
 from pipelines.core.answers import calibrated
 from pipelines.core.errors import UserError
 from pipelines.core.params import Finetune
-from pipelines.core.paths import Paths
 from pipelines.models.adapt import Adaptation, Lessons
 from pipelines.models.package import conformal
 from pipelines.release import bundle
@@ -142,24 +141,31 @@ def test_few_labels_are_the_latest_and_all_that_answers_are_learnt_from(ready: P
     one_line(error)
 
 
-def kept_bundle(ready: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A bundle of `ahead` trained on the first weeks alone, put in the store; the root's data go on after it."""
-    copied(ready, root)
+@pytest.fixture(scope="module")
+def pinned(ready: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of `ahead` trained on the first weeks alone, and put in the store; the data go on after it."""
+    root = copied(ready, tmp_path_factory.mktemp("pinned"))
     path = root / "data/joined/ahead/splits.json"
     splits = files.read_json(path)
     first, last = splits["train"]
     files.write_json(path, {**splits, "train": [first, last - 200], "validation": [last - 200, last]})
-    monkeypatch.setenv("CITYLOOP_STORE", str(root / "store"))
     finetune.run("ahead", root=root)
-    digest = Store.of(Paths(root)).put("ahead", root / "models/tasks/ahead")
+    Store(str(root / "store"), root / "fetched").put("ahead", root / "models/tasks/ahead")
     files.write_json(path, splits)
-    return digest
+    return root
+
+
+def kept_bundle(pinned: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`pinned` in a folder of one's own; its digest."""
+    shutil.copytree(pinned, root, dirs_exist_ok=True)
+    monkeypatch.setenv("CITYLOOP_STORE", str(root / "store"))
+    return bundle.digest(root / "models/tasks/ahead")
 
 
 def test_training_goes_on_from_a_pinned_bundle_and_tells_what_was_forgotten(
-    ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pinned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digest = kept_bundle(ready, tmp_path, monkeypatch)
+    digest = kept_bundle(pinned, tmp_path, monkeypatch)
     before = weights(tmp_path)
     report = again(tmp_path, init=digest, replay=0.5, l2_to_start=0.1)
     told = report["continual"]
@@ -177,9 +183,9 @@ def test_training_goes_on_from_a_pinned_bundle_and_tells_what_was_forgotten(
 
 
 def test_a_bundle_that_is_not_there_or_does_not_fit_is_one_line(
-    ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pinned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digest = kept_bundle(ready, tmp_path, monkeypatch)
+    digest = kept_bundle(pinned, tmp_path, monkeypatch)
     with pytest.raises(UserError, match=f"it has {digest}") as error:
         again(tmp_path, init="0" * 64)
     one_line(error)

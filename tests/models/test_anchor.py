@@ -54,6 +54,14 @@ def test_a_channel_with_a_law_of_its_own_has_weights_of_its_own(tmp_path: Path, 
     assert own.mean() < without.mean()
 
 
+def test_where_nobody_leads_and_all_share_one_law_it_has_neither(tmp_path: Path) -> None:
+    """Channels that wander: had they a level to come back to, peers would tell it, and be heard for that."""
+    fitted = fit(toy_network.windows(tmp_path, toy_network.drifting(4, keep=1.0)))
+    assert not fitted.channels["weights"].any()
+    assert not fitted.channels["peered"].any()
+    assert fitted.channels["own"].shape == (4, 0, 0)
+
+
 def test_where_there_is_nobody_to_hear_it_is_the_plain_ridge(tmp_path: Path) -> None:
     data = toy_network.windows(tmp_path, toy_network.drifting(1))
     fitted = fit(data)
