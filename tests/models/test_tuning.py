@@ -68,8 +68,9 @@ def test_adapters_become_plain_weights_that_answer_alike(method: str) -> None:
     tuning.merge()
     assert names(model) == plain
     assert torch.allclose(model(x), adapted, atol=1e-5)
-    assert not torch.equal(dict(model.named_parameters())["backbone.blocks.0.mlp.0.weight"],
-                           before["backbone.blocks.0.mlp.0.weight"])  # fmt: skip
+    # AdaLoRA shares its ranks out: some maps may end without any.
+    after = dict(model.named_parameters())
+    assert any(not torch.equal(after[n], before[n]) for n in (f"backbone.blocks.{m}.weight" for m in model.maps))
 
 
 def test_lora_trains_at_most_a_twentieth_of_a_tiny_model() -> None:
