@@ -40,7 +40,7 @@ CHANNELS = 64
 HELD_WINDOWS = 96
 """Validation windows looked at while training."""
 PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "close", "ahead", "peers", "weights",
-               "peered", "own", "reference", "unit")  # fmt: skip
+               "peered", "reference", "unit")  # fmt: skip
 
 
 @dataclass(frozen=True)

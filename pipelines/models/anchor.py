@@ -1,8 +1,7 @@
-"""The closed-form anchor of a task's model: a ridge that hears a channel's peers and has weights of each channel's own.
+"""The closed-form anchor of a task's model: a ridge that also hears a channel's peers.
 
-A channel's own weights correct the pooled ones: solved on what those leave, shrunk towards none (random slopes, as in a
-mixed model; Laird and Ware, 1982). Peers and own weights are used only if each lowers the error by a margin twice: on
-the last quarter of the training windows, solved on those before, and on validation.
+Peers are heard only if that lowers the error by a margin twice: on the last quarter of the training windows, solved on
+those before, and on validation. Where a network's days differ, what leads on one may mislead on the next.
 """
 
 import dataclasses
@@ -19,20 +18,17 @@ from pipelines.core import files
 from pipelines.core.windows import beside_steps
 from pipelines.models import peers
 from pipelines.models.data import Windows, spread_out
-from pipelines.models.ridge import HELD_WINDOWS, Ridge, Sums, best, by_window, windows_to_fit
+from pipelines.models.ridge import HELD_WINDOWS, Ridge, Sums, best, windows_to_fit
 
 Array = np.ndarray[Any, Any]
-OWN_PENALTIES = (1.0, 10.0)
-MARGIN = 0.01
-"""By what share an addition must lower the error to be worth its weights."""
-MOST_OWN, MOST_GRAM = 2_000_000, 60_000_000
-"""Numbers in the table of own weights, and in all channels' normal equations: larger ones are not made."""
+MARGIN = 0.02
+"""By what share peers must lower the error to be heard."""
 SIZE = 64
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """The ridge, and what belongs to each channel: `peers`, `weights` [N, K], `peered` [N], `own` [N, H, G]."""
+    """The ridge, and what belongs to each channel: `peers`, `weights` [N, K], `peered` [N]."""
 
     ridge: Ridge
     channels: dict[str, Array]
@@ -47,17 +43,12 @@ class Anchor:
             Fold(told, rows[: len(rows) * 3 // 4], spread_out(train[quarter:], HELD_WINDOWS)),
             Fold(told, rows, spread_out(data.rows("validation", 1), HELD_WINDOWS)),
         ]
-        chosen = [fold.solve(hearing=False) for fold in folds]
-        hearing = [fold.solve(hearing=True) for fold in folds] if weights.any() else []
-        if _better(folds, hearing, chosen):
-            chosen = hearing
-        else:
+        hearing = bool(weights.any()) and all(
+            fold.off(fold.solve(hearing=True)) < (1 - MARGIN) * fold.off(fold.solve(hearing=False)) for fold in folds
+        )
+        if not hearing:
             weights = np.zeros_like(weights)
-        owned = [fold.own(ridge) for fold, ridge in zip(folds, chosen, strict=True)]
-        if _better(folds, owned, chosen):
-            chosen = owned
-        ridge = best([chosen[-1]], folds[-1].held, chosen[-1])
-        return cls(ridge, {"peers": index, "weights": weights, "peered": _peered(weights), "own": _table(ridge, data)})
+        return cls(folds[-1].solve(hearing), {"peers": index, "weights": weights, "peered": _peered(weights)})
 
 
 @dataclass(frozen=True)
@@ -87,11 +78,6 @@ class Fold:
         made = Ridge.solved(self._sums, self.data.known, self.data.spec.after, None if hearing else self._beside)
         return best(made, self.held, made[len(made) // 2])
 
-    def own(self, ridge: Ridge) -> Ridge:
-        """`ridge` with own weights; as it is where they would be too many."""
-        made = _owned(ridge, _batches(self.data, self.rows), self.data.targets, self._beside.stop)
-        return best(made, self.held, made[-1]) if made else ridge
-
     def off(self, ridge: Ridge) -> float:
         """Mean absolute error in each channel's spread."""
         n = self.data.targets
@@ -100,34 +86,25 @@ class Fold:
         return float(sum(np.nansum(e) for e in errors) / max(points, 1))
 
 
-def _better(folds: list[Fold], one: list[Ridge], other: list[Ridge]) -> bool:
-    """Whether `one` has an error smaller by the margin in every fold: once may be luck."""
-    return bool(one) and all(
-        fold.off(a) < (1 - MARGIN) * fold.off(b) for fold, a, b in zip(folds, one, other, strict=True)
-    )
-
-
 def none(data: Windows) -> dict[str, Array]:
     """`Anchor.channels` of a model that has no such anchor."""
     n, k = len(data.columns), min(peers.PEERS, len(data.columns))
     index, weights = np.zeros((n, k), np.int64), np.zeros((n, k), np.float32)
-    return {"peers": index, "weights": weights, "peered": _peered(weights), "own": np.zeros((n, 0, 0), np.float32)}
+    return {"peers": index, "weights": weights, "peered": _peered(weights)}
 
 
 def of_bundle(data: Windows, folder: Path) -> dict[str, Array]:
-    """`Anchor.channels` as a bundle has them for the channels it knows; strangers have no peers and no own weights."""
+    """`Anchor.channels` as a bundle has them for the channels it knows; strangers have no peers."""
     theirs = [(c["sensor"], c["kind"]) for c in files.read_json(folder / "config.json")["channels"]]
     ours = {name: i for i, name in enumerate(zip(data.channel("sensor"), data.channel("kind"), strict=True))}
     to = np.array([ours.get(name, -1) for name in theirs], int)
     tables, known = load_file(folder / "tables.safetensors"), to >= 0
-    made = {k: np.zeros((len(ours), *tables[k].shape[1:]), tables[k].dtype) for k in ("weights", "own")}
     index = np.zeros((len(ours), tables["peers"].shape[1]), np.int64)
-    for name, table in made.items():
-        table[to[known]] = tables[name][known]
+    weights = np.zeros(index.shape, np.float32)
+    index[to[known]], weights[to[known]] = to[tables["peers"][known]], tables["weights"][known]
     # A peer that is gone says nothing: its share is dropped, not handed to another channel.
-    index[to[known]] = to[tables["peers"][known]]
-    weights = np.where(index >= 0, made["weights"], np.float32(0))
-    return {"peers": np.maximum(index, 0), "weights": weights, "peered": _peered(weights), "own": made["own"]}
+    weights = np.where(index >= 0, weights, np.float32(0))
+    return {"peers": np.maximum(index, 0), "weights": weights, "peered": _peered(weights)}
 
 
 def _peered(weights: Array) -> Array:
@@ -138,28 +115,3 @@ def _batches(data: Windows, rows: Array) -> Iterator[dict[str, Array]]:
     assert data.peers is not None
     for batch in data.batches(rows, SIZE):
         yield {**batch, "peered": _peered(data.peers[1])}
-
-
-def _owned(ridge: Ridge, train: Iterator[dict[str, Array]], n: int, size: int) -> list[Ridge]:
-    """`ridge` with own weights for its first `size` inputs under each penalty; none where they would be too many."""
-    if n * len(ridge.bias) * size > MOST_OWN or n * size**2 > MOST_GRAM:
-        return []
-    sums = [Sums() for _ in range(n)]
-    for batch in train:
-        given, residual, seen, _ = by_window(batch, ridge.known, ridge.after)
-        left = residual - given @ ridge.weight.T - ridge.bias
-        for i, each in enumerate(sums):
-            each.add(given[:, i, :size], left[:, i], seen[:, i])
-    nothing = [np.zeros((size + 1, len(ridge.bias)))] * len(OWN_PENALTIES)
-    solved = [each.solve(OWN_PENALTIES) if each.count else nothing for each in sums]
-    tables = (np.stack([found[i][:-1].T for found in solved]) for i in range(len(OWN_PENALTIES)))
-    return [dataclasses.replace(ridge, own=table.astype(np.float32)) for table in tables]
-
-
-def _table(ridge: Ridge, data: Windows) -> Array:
-    """`own` for all channels [N, H, G]: inputs have none."""
-    if ridge.own is None:
-        return np.zeros((len(data.columns), 0, 0), np.float32)
-    out = np.zeros((len(data.columns), *ridge.own.shape[1:]), np.float32)
-    out[: data.targets] = ridge.own
-    return out

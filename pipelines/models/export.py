@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 Array = np.ndarray[Any, Any]
 INPUTS = ("values", "observed", "profile", "calendar", "mean", "std", "place", "kind", "sensor", "unit_id",
-          "near", "close", "ahead", "beside", "peered", "own", "reference")  # fmt: skip
+          "near", "close", "ahead", "beside", "peered", "reference")  # fmt: skip
 PARITY = 1e-5
 """Largest relative difference allowed between ONNX Runtime and torch on the golden inputs."""
 
@@ -31,9 +31,9 @@ class Served(nn.Module):
     def forward(
         self, values: Tensor, observed: Tensor, profile: Tensor, calendar: Tensor, mean: Tensor, std: Tensor,
         place: Tensor, kind: Tensor, sensor: Tensor, unit_id: Tensor, near: Tensor, close: Tensor, ahead: Tensor,
-        beside: Tensor, peered: Tensor, own: Tensor, reference: Tensor,
+        beside: Tensor, peered: Tensor, reference: Tensor,
     ) -> Tensor:  # fmt: skip
-        who = (place, kind, sensor, unit_id, near, close, ahead, beside, peered, own)
+        who = (place, kind, sensor, unit_id, near, close, ahead, beside, peered)
         anchor, raw, scale = self.model(values, observed, profile, calendar, mean, std, *who)
         answer: Tensor = self.objective.answer(anchor, raw, scale, {**self.aux, "reference": reference})
         return answer

@@ -58,7 +58,7 @@ def features(
 
 @dataclass(frozen=True)
 class Ridge:
-    """weight [H, F] and bias [H], pooled; own [n, H, G]: what is added to them for each channel, G ≤ F, if anything.
+    """weight [H, F] and bias [H], pooled over channels.
 
     noise [H]: root mean squared error a step on validation, in scales. F is 2K+H, L more with `beside`, then the rest.
     """
@@ -68,7 +68,6 @@ class Ridge:
     noise: Array
     known: int
     after: int = 0
-    own: Array | None = None
 
     @classmethod
     def fit(
@@ -107,11 +106,7 @@ class Ridge:
         return (level + scale * (self._said(given) + usual)).transpose(0, 2, 1)
 
     def _said(self, given: Array) -> Array:
-        said = given @ self.weight.T + self.bias
-        if self.own is not None:
-            part = given[..., : self.own.shape[2]].transpose(1, 0, 2)
-            said = said + (part @ self.own.transpose(0, 2, 1)).transpose(1, 0, 2)
-        return said
+        return given @ self.weight.T + self.bias
 
     def errors(self, batches: Iterable[dict[str, Array]]) -> tuple[Array, Array]:
         """Sums of squared errors by step in scales ÷ the batch's mean scale, [H], and over how many points, [H]."""

@@ -225,23 +225,22 @@ class TaskModel(nn.Module):
     @torch.no_grad()
     def anchor_on(self, weight: Array, bias: Array) -> None:
         """Take a ridge's `weight` [H, 2K+H+L+drivers·H] and `bias` [H]; L steps of `beside`."""
-        own = self.anchor.in_features
-        self.anchor.weight.copy_(torch.from_numpy(weight[:, :own]))
+        width = self.anchor.in_features
+        self.anchor.weight.copy_(torch.from_numpy(weight[:, :width]))
         self.anchor.bias.copy_(torch.from_numpy(bias))
         if self.drivers is not None:
-            self.drivers.weight.copy_(torch.from_numpy(weight[:, own:]))
+            self.drivers.weight.copy_(torch.from_numpy(weight[:, width:]))
 
     def forward(
         self, values: Tensor, observed: Tensor, profile: Tensor, calendar: Tensor, mean: Tensor, std: Tensor,
         place: Tensor, kind: Tensor, sensor: Tensor, unit_id: Tensor, near: Tensor, close: Tensor, ahead: Tensor,
-        beside: Tensor, peered: Tensor, own: Tensor,
+        beside: Tensor, peered: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Anchor [B, H, N] in units, raw head outputs [B, H, N, outputs] and scale [B, 1, N].
 
         values, observed: [B, context, N], or with what is known ahead [B, context + future, N], where only what was
         observed counts; profile: [B, context + future, N]; ahead: `Windows.drivers` [N, drivers]; beside [B, L, N] and
-        whether a channel has peers [N]: `core.windows.beside`; own: what the ridge adds to its pooled weights for each
-        channel, [N, H, 2K+H+L], or [N, 0, 0]; the rest as in `Tokens.forward`.
+        whether a channel has peers [N]: `core.windows.beside`; the rest as in `Tokens.forward`.
         """
         if self.follows:
             level, usual_level, scale = normalise(self._around(values), self._around(profile), self.context, std)
@@ -258,10 +257,7 @@ class TaskModel(nn.Module):
             if self.beside:
                 parts.append((beside - (level - usual_level)) / scale * peered)
             given = torch.cat(parts, dim=1).transpose(1, 2)
-            said = self.anchor(given)
-            if own.shape[1]:
-                said = said + (given.transpose(0, 1) @ own.transpose(1, 2)).transpose(0, 1)
-            anchor = anchor + scale * said.transpose(1, 2)
+            anchor = anchor + scale * self.anchor(given).transpose(1, 2)
         if self.drivers is not None:
             driven = (x[:, self.known : self.known + self.horizon] @ ahead).transpose(1, 2).flatten(1)
             anchor = anchor + scale * self.drivers(driven)[:, :, None]

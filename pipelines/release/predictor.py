@@ -15,8 +15,7 @@ from pipelines.core.windows import Spec
 from pipelines.release import bundle
 
 Array = np.ndarray[Any, Any]
-PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "close", "ahead", "peered", "own",
-               "reference")  # fmt: skip
+PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "close", "ahead", "peered", "reference")
 CHUNK = 64
 """Windows a call, fewer of many channels: bounds the memory of long batches."""
 CELLS = 32_768

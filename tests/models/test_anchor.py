@@ -1,4 +1,4 @@
-"""The anchor: it hears peers and has weights of a channel's own where validation says so, and not for strangers."""
+"""The anchor: it hears peers where two periods say that it pays, and strangers have none."""
 
 import dataclasses
 from pathlib import Path
@@ -41,33 +41,18 @@ def test_a_follower_is_forecast_better_by_who_hears_its_leader(tmp_path: Path, s
     assert hearing.mean() < plain.mean()
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_a_channel_with_a_law_of_its_own_has_weights_of_its_own(tmp_path: Path, split: str) -> None:
-    away = toy_network.drifting(4, keep=0.97)
-    noise = np.random.default_rng(1).normal(0, 0.5, toy_network.HOURS)
-    away[:, 3] = 4 * np.sin(2 * np.pi * np.arange(toy_network.HOURS) / 36) + noise
-    data = toy_network.windows(tmp_path, away)
-    fitted = fit(data)
-    pooled = dataclasses.replace(fitted.ridge, own=None)
-    without, own = errors(data, pooled, split, fitted), errors(data, fitted.ridge, split, fitted)
-    assert own[:, 3].mean() < 0.85 * without[:, 3].mean()
-    assert own.mean() < without.mean()
-
-
-def test_where_nobody_leads_and_all_share_one_law_it_has_neither(tmp_path: Path) -> None:
+def test_where_nobody_leads_it_hears_nobody(tmp_path: Path) -> None:
     """Channels that wander: had they a level to come back to, peers would tell it, and be heard for that."""
     fitted = fit(toy_network.windows(tmp_path, toy_network.drifting(4, keep=1.0)))
     assert not fitted.channels["weights"].any()
     assert not fitted.channels["peered"].any()
-    assert fitted.channels["own"].shape == (4, 0, 0)
 
 
 def test_where_there_is_nobody_to_hear_it_is_the_plain_ridge(tmp_path: Path) -> None:
     data = toy_network.windows(tmp_path, toy_network.drifting(1))
     fitted = fit(data)
     assert not fitted.channels["peered"].any()
-    pooled = dataclasses.replace(fitted.ridge, own=None)
-    assert errors(data, pooled, "test", fitted) == pytest.approx(errors(data, fit_ridge(data), "test"), rel=1e-5)
+    assert errors(data, fitted.ridge, "test", fitted) == pytest.approx(errors(data, fit_ridge(data), "test"), rel=1e-5)
 
 
 def test_hearing_channels_that_know_nothing_does_no_harm(tmp_path: Path) -> None:
@@ -76,35 +61,18 @@ def test_hearing_channels_that_know_nothing_does_no_harm(tmp_path: Path) -> None
     assert errors(data, fitted.ridge, "test", fitted).mean() < 1.01 * errors(data, fit_ridge(data), "test").mean()
 
 
-def test_inputs_have_no_weights_of_their_own_and_large_tables_are_not_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    away = toy_network.drifting(4)
-    away[:, 1] = 4 * np.sin(2 * np.pi * np.arange(toy_network.HOURS) / 36)
-    data = toy_network.windows(tmp_path, away, targets=2)
-    own = fit(data).channels["own"]
-    assert own[:2].any()
-    assert not own[2:].any()
-    monkeypatch.setattr(anchor, "MOST_OWN", 10)
-    assert fit(data).channels["own"].shape == (4, 0, 0)
-
-
 def test_a_bundles_channels_keep_what_they_had_and_strangers_have_nothing(tmp_path: Path) -> None:
     data = toy_network.windows(tmp_path / "grid", toy_network.drifting(4))
     theirs = ["c2", "gone", "c0"]  # c1 and c3 came later
     files.write_json(tmp_path / "config.json", {"channels": [{"sensor": s, "kind": "a"} for s in theirs]})
-    own = np.arange(1, 3 * 2 * 5 + 1, dtype=np.float32).reshape(3, 2, 5)
     tables = {
         "peers": np.array([[2, 1], [0, 2], [1, 0]]),
         "weights": np.array([[0.75, 0.25], [0.5, 0.5], [1, 0]], np.float32),
-        "own": own,
     }
     save_file(tables, tmp_path / "tables.safetensors")
     found = anchor.of_bundle(data, tmp_path)
-    assert np.array_equal(found["own"][[2, 0]], own[[0, 2]])
-    assert not found["own"][[1, 3]].any()
     assert found["peers"][2, 0] == 0
     assert found["weights"].tolist() == [[0, 0], [0, 0], [0.75, 0], [0, 0]]  # whose peer is gone hears less
     assert found["peered"].tolist() == [0, 0, 1, 0]
     none = anchor.none(data)
-    assert {k: v.any() for k, v in none.items()} == dict.fromkeys(("peers", "weights", "peered", "own"), False)
+    assert {k: v.any() for k, v in none.items()} == dict.fromkeys(("peers", "weights", "peered"), False)

@@ -46,7 +46,6 @@ def inputs(n: int, size: int) -> dict[str, Any]:
         **{k: np.zeros((n, 0), np.float32) for k in ("near", "close", "ahead")},
         "beside": rng.normal(size=(size, SPEC.patch, n)).astype(np.float32),
         "peered": (np.arange(n) % 2).astype(np.float32),
-        "own": rng.normal(0, 0.05, (n, SPEC.horizon, 2 * SPEC.context + SPEC.horizon + SPEC.patch)).astype(np.float32),
         "reference": np.full(n, 50, np.float32),
     }
 

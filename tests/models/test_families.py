@@ -56,7 +56,6 @@ def inputs(n: int, size: int, space: str = "alone", drivers: int = 0) -> dict[st
         "ahead": ahead,
         "beside": np.zeros((size, SPEC.patch, n), np.float32),
         "peered": np.zeros(n, np.float32),
-        "own": np.zeros((n, 0, 0), np.float32),
         "reference": np.full(n, 50, np.float32),
     }
 

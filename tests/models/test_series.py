@@ -40,7 +40,6 @@ def alone(n: int) -> dict[str, Any]:
         "close": np.zeros((n, 0), np.float32),
         "ahead": np.zeros((n, 0), np.float32),
         "peered": np.ones(n, np.float32),
-        "own": np.zeros((n, 0, 0), np.float32),
     }
 
 
@@ -62,8 +61,7 @@ def ask(made: TaskModel, data: dict[str, Any], n: int = N) -> tuple[np.ndarray, 
 def anchor_of(known: int, horizon: int) -> Ridge:
     rng = np.random.default_rng(1)
     weight = rng.normal(0, 0.05, (horizon, 2 * known + horizon + SPEC.patch)).astype(np.float32)
-    own = rng.normal(0, 0.05, (N, *weight.shape)).astype(np.float32)
-    return Ridge(weight, rng.normal(size=horizon).astype(np.float32), np.ones(horizon, np.float32), known, own=own)
+    return Ridge(weight, rng.normal(size=horizon).astype(np.float32), np.ones(horizon, np.float32), known)
 
 
 def test_untrained_it_forecasts_as_the_ridge_whose_weights_it_holds() -> None:
@@ -75,7 +73,7 @@ def test_untrained_it_forecasts_as_the_ridge_whose_weights_it_holds() -> None:
         made.anchor.bias.copy_(torch.from_numpy(fitted.bias))
     rng = np.random.default_rng(2)
     peers = {"beside": rng.normal(size=(3, spec.patch, N)).astype(np.float32), "peered": np.arange(N) % 2}
-    data = {**batch(spec, N), **peers, "own": fitted.own}
+    data = {**batch(spec, N), **peers}
     anchor, raw, _ = ask(made, data)
     assert not raw.any()
     assert anchor == pytest.approx(fitted.predict(data, N), rel=1e-5)
