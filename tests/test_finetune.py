@@ -85,7 +85,7 @@ def weights(root: Path) -> dict[str, np.ndarray]:
 
 def test_method_head_leaves_the_backbone_as_it_is(ready: Path, tmp_path: Path) -> None:
     root = copied(ready, tmp_path)
-    report = again(root, method="head", steps=40)
+    report = again(root, method="head", steps=40, patience=40)
     backbone = load_file(root / "models/backbones/series/weights.safetensors")
     mine = weights(root)
     for name, value in backbone.items():
