@@ -74,7 +74,7 @@ def city(folder: Path, task: str = TASK, factor: float = 1.0) -> Paths:
                 "until": "2025-04-07T00:00:00",
                 "forecasts": 21,
                 "points": 1512,
-                "block_days": 1,
+                "block_hours": 24,
                 "blocks": 21,
             },
             "model": scores,

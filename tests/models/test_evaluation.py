@@ -123,12 +123,17 @@ def test_steps_that_are_told_and_how_they_are_called() -> None:
     ]  # fmt: skip
 
 
-def test_overlapping_forecasts_and_long_tests_have_longer_blocks(ready: Path) -> None:
+def test_overlapping_forecasts_and_long_tests_have_longer_blocks_and_short_tests_shorter_ones(ready: Path) -> None:
     data = toy_city.opened(ready, "ahead", horizon=30)
-    assert frozen.block_days(data, overlap=False) == 2
-    assert frozen.block_days(data, overlap=True) == 3
-    data.series.splits["test"] = (0, 24 * frozen.LONG_TEST)
-    assert frozen.block_days(data, overlap=True) == 7
+    for days, alone, overlapping in ((30, 48, 72), (frozen.LONG_TEST, 168, 168), (3, 30, 60)):
+        data.series.splits["test"] = (0, 24 * days)
+        assert frozen.block_hours(data, overlap=False) == alone
+        assert frozen.block_hours(data, overlap=True) == overlapping
+    soon = toy_city.opened(ready, "ahead", horizon=1)
+    soon.series.splits["test"] = (0, 27)
+    assert frozen.block_hours(soon, overlap=True) == 3
+    issued = soon.series.times(0, 27)
+    assert len(np.unique(frozen.blocks(issued, soon, 3))) in (9, 10)
 
 
 def test_the_naive_error_is_of_a_day_ago_in_training(ready: Path) -> None:

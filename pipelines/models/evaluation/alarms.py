@@ -51,13 +51,13 @@ def judge(
     if label is not None:
         seen &= np.isfinite(label)
     found = {name: {"alarm_rate": float((s[seen] > threshold[name]).mean())} for name, s in scores.items()}
-    days = frozen.block_days(data, overlap=True)
+    hours = frozen.block_hours(data, overlap=True)
     first = data.series.splits["test"][0]
     row, column = np.nonzero(seen)
     times = data.series.times(first, first + len(seen))
-    block = frozen.blocks(times, data, days)[row]
+    block = frozen.blocks(times, data, hours)[row]
     test = {**frozen.period(data), "forecasts": len(seen) // data.spec.patch, "points": len(row)}
-    test |= {"block_days": days, "blocks": len(np.unique(block))}
+    test |= {"block_hours": hours, "blocks": len(np.unique(block))}
     labelled = label is not None
     report: dict[str, Any] = {
         "primary": objective.PRIMARY if labelled else "alarm_rate",

@@ -11,9 +11,11 @@ from pipelines.core.errors import UserError
 from pipelines.models.data import Windows, spread_out
 
 Array = np.ndarray[Any, Any]
-DAY = 86400
+DAY, HOUR = 86400, 3600
 LONG_TEST = 20 * 7
 """Days from which on whole weeks are resampled."""
+FEWEST_DAYS = 6
+"""Blocks of whole days that a test must have for days to be resampled."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Frozen:
     values: Array
     truth: Array
     possible: int
-    block_days: int
+    block_hours: int
 
     @classmethod
     def of(cls, data: Windows, objective: Any, aux: dict[str, Any], stride: int, most: int) -> "Frozen":
@@ -44,7 +46,7 @@ class Frozen:
         if not np.isfinite(truth).any():
             raise silent(data)
         overlap = len(rows) > 1 and int(np.diff(rows).min()) < data.spec.horizon
-        return cls(data, rows, values, truth, len(every), block_days(data, overlap))
+        return cls(data, rows, values, truth, len(every), block_hours(data, overlap))
 
     @property
     def issued(self) -> Array:
@@ -65,8 +67,8 @@ class Frozen:
 
     @cached_property
     def block(self) -> Array:
-        """The block of days each point's forecast was made in, [P]."""
-        return blocks(self.issued, self.data, self.block_days)[self.where[0]]
+        """The block of time each point's forecast was made in, [P]."""
+        return blocks(self.issued, self.data, self.block_hours)[self.where[0]]
 
     def period(self) -> dict[str, Any]:
         """What the report says of the test."""
@@ -75,26 +77,31 @@ class Frozen:
             "forecasts": len(self.rows),
             "forecasts_possible": self.possible,
             "points": len(self.block),
-            "block_days": self.block_days,
+            "block_hours": self.block_hours,
             "blocks": len(np.unique(self.block)),
         }
 
 
-def block_days(data: Windows, overlap: bool) -> int:
-    """Days resampled together: at least a day and a forecast, two forecasts where they overlap; weeks of a long test.
+def block_hours(data: Windows, overlap: bool) -> int:
+    """Hours resampled together: at least a day and a forecast, two forecasts where they overlap; weeks of a long test.
 
-    What is asked at two moments of one block may depend on the same readings, across blocks it hardly can.
+    What is asked at two moments of one block may depend on the same readings, across blocks it hardly can. A test of
+    less than FEWEST_DAYS such blocks is cut into twelve, if a forecast is short enough: an interval drawn from two or
+    three days says nothing.
     """
     lo, hi = data.series.splits["test"]
-    span = data.spec.horizon * data.spec.step_s * (2 if overlap else 1)
-    days = max(1, -(-span // DAY))
-    return 7 * -(-days // 7) if (hi - lo) * data.spec.step_s >= LONG_TEST * DAY else days
+    whole = -(-(hi - lo) * data.spec.step_s // HOUR)
+    span = -(-data.spec.horizon * data.spec.step_s * (2 if overlap else 1) // HOUR)
+    days = max(1, -(-span // 24))
+    if whole >= LONG_TEST * 24:
+        return 24 * 7 * -(-days // 7)
+    return 24 * days if whole >= FEWEST_DAYS * 24 * days else max(span, -(-whole // 12))
 
 
-def blocks(times: Array, data: Windows, days: int) -> Array:
-    """The block of local days each moment lies in, counted from the first."""
-    day = calendar.local_seconds(times, data.spec.timezone) // DAY
-    return (day - day.min()) // days
+def blocks(times: Array, data: Windows, hours: int) -> Array:
+    """The block of local time each moment lies in, counted from the first day."""
+    hour = calendar.local_seconds(times, data.spec.timezone) // HOUR
+    return (hour - hour.min() // 24 * 24) // hours
 
 
 def period(data: Windows) -> dict[str, str]:

@@ -124,7 +124,9 @@ def _verdict(found: dict[str, Any]) -> Iterator[str]:
             sides.setdefault(side, []).append(LABELS.get(method, method))
     if sides:
         test = found["test"]
-        days = "days" if test.get("block_days") == 1 else f"blocks of {test.get('block_days')} days"
+        hours = test.get("block_hours") or 24
+        long = f"{hours // 24} days" if hours % 24 == 0 else f"{hours} h"
+        days = "days" if hours == 24 else f"blocks of {long}"
         said = "; ".join(f"{side} {', '.join(names)}" for side, names in sorted(sides.items()))
         yield f"By 95 % intervals over {test.get('blocks')} {days} the model is {said}."
 
