@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipelines.models.tokens import SIZES, Channels, Config, Tokens
+from pipelines.models.tokens import SIZES, Apart, Config
 
 DILATIONS = (1, 2, 4, 8)
 
@@ -28,27 +28,9 @@ class Block(nn.Module):
         return x + cast(Tensor, self.mlp(self.mlp_norm(x)))
 
 
-class Backbone(nn.Module):
+class Backbone(Apart):
     """Twice as many blocks as the transformer of that size has layers, each cheaper; dilations 1, 2, 4, 8 in turn."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.width, layers, _ = SIZES[config.size]
-        self.tokens = Tokens(config)
-        self.blocks = nn.ModuleList(Block(self.width, DILATIONS[i % 4]) for i in range(2 * layers))
-        self.norm = nn.LayerNorm(self.width)
-
-    def forward(
-        self, cadence: str, x: Tensor, observed: Tensor, usual: Tensor, window: Tensor, calendar: Tensor,
-        channels: Channels, only: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """[B, N, S, D], as `Tokens.forward`; with `only` [M], numbers of tokens, just those, [M, D]."""
-        tokens = self.tokens(cadence, x, observed, usual, window, calendar, channels)
-        b, n, s, d = tokens.shape
-        tokens = tokens.reshape(b * n, s, d)
-        for block in self.blocks:
-            tokens = block(tokens)
-        if only is not None:
-            return cast(Tensor, self.norm(tokens.reshape(-1, d).index_select(0, only)))
-        return cast(Tensor, self.norm(tokens)).reshape(b, n, s, d)
+        width, layers, _ = SIZES[config.size]
+        super().__init__(config, (Block(width, DILATIONS[i % 4]) for i in range(2 * layers)))

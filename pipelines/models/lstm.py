@@ -4,7 +4,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from pipelines.models.tokens import SIZES, Channels, Config, Tokens
+from pipelines.models.tokens import SIZES, Apart, Config
 
 
 class Block(nn.Module):
@@ -19,27 +19,9 @@ class Block(nn.Module):
         return x + cast(Tensor, self.lstm(self.norm(x))[0])
 
 
-class Backbone(nn.Module):
+class Backbone(Apart):
     """As many layers as the transformer of that size has."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.width, layers, _ = SIZES[config.size]
-        self.tokens = Tokens(config)
-        self.blocks = nn.ModuleList(Block(self.width) for _ in range(layers))
-        self.norm = nn.LayerNorm(self.width)
-
-    def forward(
-        self, cadence: str, x: Tensor, observed: Tensor, usual: Tensor, window: Tensor, calendar: Tensor,
-        channels: Channels, only: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """[B, N, S, D], as `Tokens.forward`; with `only` [M], numbers of tokens, just those, [M, D]."""
-        tokens = self.tokens(cadence, x, observed, usual, window, calendar, channels)
-        b, n, s, d = tokens.shape
-        tokens = tokens.reshape(b * n, s, d)
-        for block in self.blocks:
-            tokens = block(tokens)
-        if only is not None:
-            return cast(Tensor, self.norm(tokens.reshape(-1, d).index_select(0, only)))
-        return cast(Tensor, self.norm(tokens)).reshape(b, n, s, d)
+        width, layers, _ = SIZES[config.size]
+        super().__init__(config, (Block(width) for _ in range(layers)))

@@ -103,7 +103,8 @@ class Backbone(nn.Module):
         self.config = config
         self.width, layers, heads = SIZES[config.size]
         self.tokens = Tokens(config)
-        # Channels meet in every second block, once each has looked at its own time; more cost more than they gave.
+        # Channels meet in every second block, once each has looked at its own time: in every block pretraining was
+        # 1 % better and a third slower.
         self.blocks = nn.ModuleList(Block(self.width, heads, config.space and i % 2 == 1) for i in range(layers))
         self.norm = nn.LayerNorm(self.width)
 

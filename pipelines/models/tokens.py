@@ -3,8 +3,9 @@
 Shapes: B windows, N channels, S patches, P steps a patch, D width, T = S·P steps, K neighbours.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from pipelines.core.calendar import FEATURES
 from pipelines.core.windows import LEAD, PATCHES
 
 SIZES = {"tiny": (48, 3, 4), "small": (256, 8, 8), "base": (512, 14, 8), "large": (1024, 28, 16)}
-"""width, layers, heads: about 0.07, 5, 38 and 300 million parameters."""
+"""width, layers, heads: about 0.07, 5, 37 and 294 million parameters."""
 PLACES = 12
 
 
@@ -93,3 +94,28 @@ class Tokens(nn.Module):
         who = who + self.place(channels.place) + self.window(window)
         tokens: Tensor = self.patch[cadence](torch.cat(parts, dim=-1))
         return tokens + who[:, :, None] + self.moment(calendar)[:, None]
+
+
+class Apart(nn.Module):
+    """A backbone whose channels do not meet: `blocks` map each channel's tokens [B·N, S, D] to as many."""
+
+    def __init__(self, config: Config, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.config, self.width = config, SIZES[config.size][0]
+        self.tokens = Tokens(config)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(self.width)
+
+    def forward(
+        self, cadence: str, x: Tensor, observed: Tensor, usual: Tensor, window: Tensor, calendar: Tensor,
+        channels: Channels, only: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """[B, N, S, D], as `Tokens.forward`; with `only` [M], numbers of tokens, just those, [M, D]."""
+        tokens = self.tokens(cadence, x, observed, usual, window, calendar, channels)
+        b, n, s, d = tokens.shape
+        tokens = tokens.reshape(b * n, s, d)
+        for block in self.blocks:
+            tokens = block(tokens)
+        if only is not None:
+            return cast(Tensor, self.norm(tokens.reshape(-1, d).index_select(0, only)))
+        return cast(Tensor, self.norm(tokens)).reshape(b, n, s, d)
