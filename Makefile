@@ -7,6 +7,8 @@ CITY ?=
 PORT ?= 5000
 PYTHON ?=
 READY := .venv/.ready
+AIRFLOW := .venv-airflow/.ready
+ARGS ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -17,40 +19,59 @@ absolute_data = case "$${CITYLOOP_DATA:-/}" in /* | *://*) ;; *) export CITYLOOP
 # Its dvc.lock is committed before registering, so that a version names a commit which restores everything.
 commit_lock = $(if $(CITY),git add dvc.lock; git diff --cached --quiet || git commit -q -m "What this run derived";)
 
-.PHONY: help setup run test lint lock deps ui clean
+.PHONY: help setup setup-airflow run test e2e browser lint lock deps ui up down clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  CITY=examples/real_city makes run and ui work on that city; PYTHON=… names the interpreter to set up with.'
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  CITY=examples/real_city makes run, ui, up and down work on that city; PYTHON=… names the interpreter to set up with.'
 
 setup: $(READY) ## Make .venv with everything in it (the other targets see to it themselves)
 
-run: $(READY) ## Run the whole loop: data to models (dvc repro), then register them in MLflow
-	@$(enter) dvc repro; $(commit_lock) python -m pipelines register --all
+setup-airflow: $(AIRFLOW) ## Make .venv-airflow: Airflow, apart from the rest, as its guide asks
 
-test: $(READY) ## Run the whole test suite
+run: $(READY) ## Run the whole loop: data to models (dvc repro), register them in MLflow, have the gate judge them
+	@$(enter) dvc repro; $(commit_lock) python -m pipelines register --all; \
+	python -m pipelines gate --all || [ $$? -eq 4 ]  # 4: judged, and some failed, as it said
+
+test: $(READY) $(AIRFLOW) ## Run the whole test suite
 	@python -m pytest
 
-lint: $(READY) ## Check style, types and who may import whom
-	@set -e; ruff check; ruff format --check; mypy; lint-imports
+e2e: $(READY) $(AIRFLOW) ## Run the long tests on real servers too: six tasks over two workers, kills
+	@python -m pytest tests/e2e -m ''
+
+browser: ## Install Chromium for the tests of the page, where that can be done
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
+	echo 'no Chromium, and no apt-get as root to install it: tests of the page will be skipped'
+
+lint: $(READY) ## Check style, types, who may import whom, and what lies in infra/
+	@set -e; ruff check; ruff format --check; mypy; lint-imports; infra/lint.sh
 
 ui: $(READY) ## Open MLflow on what was registered, on this machine only (PORT=5000)
 	@$(enter) state="$${CITYLOOP_STATE:-.cityloop}"; mkdir -p "$$state"; state="$$(cd "$$state" && pwd)"; \
 	echo "MLflow: http://127.0.0.1:$(PORT)  (Ctrl-C stops it)"; \
 	exec mlflow ui --backend-store-uri "sqlite:///$$state/mlflow.db" --host 127.0.0.1 --port $(PORT)
 
+up: $(READY) $(AIRFLOW) ## Start Airflow, MLflow, PostgreSQL, promoter and a server, kept running (EXECUTOR=celery)
+	@$(enter) python '$(CURDIR)/infra/stack/stack.py' up $(ARGS)
+
+down: $(READY) ## End what make up started; data stay
+	@$(enter) python '$(CURDIR)/infra/stack/stack.py' down
+
 # torch and what it brings differ by machine (CPU, which CUDA): pyproject.toml pins torch, the lock leaves them out.
-lock: $(READY) ## Resolve requirements.lock anew from pyproject.toml
+lock: $(READY) ## Resolve both locks anew, from pyproject.toml and infra/airflow/requirements.in
 	@set -euo pipefail; unset PIP_FIND_LINKS UV_FIND_LINKS; \
 	resolve() { uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate "$$@" pyproject.toml; }; \
 	left_out="$$(resolve --no-header | sed -nE 's/^((torch|triton|(nvidia|cuda)-[a-z0-9-]+))(\[[^]]*\])?==.*/--no-emit-package \1/p')"; \
-	resolve --generate-hashes $$left_out --output-file requirements.lock
+	resolve --generate-hashes $$left_out --output-file requirements.lock; \
+	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --generate-hashes \
+	  --output-file infra/airflow/requirements.lock infra/airflow/requirements.in
 
 deps: $(READY) ## Rewrite dvc.yaml's lists of source files from what the rooms import
 	@python tests/stage_deps.py
 
 clean: ## Remove the environment and the tools' caches; data, models and registry stay
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
+	@rm -rf .venv .venv-airflow .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): requirements.lock pyproject.toml
@@ -68,4 +89,9 @@ $(READY): requirements.lock pyproject.toml
 	[ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet uv; \
 	.venv/bin/uv pip install --python .venv/bin/python --compile-bytecode --requirements requirements.lock --editable '.[dev]' \
 	  $${PIP_FIND_LINKS:+--find-links "$$PIP_FIND_LINKS"} $${TORCH_BACKEND:+--torch-backend "$$TORCH_BACKEND"}; \
+	touch $@
+
+$(AIRFLOW): infra/airflow/requirements.lock | $(READY)
+	@set -euo pipefail; [ -x .venv-airflow/bin/python ] || uv venv --quiet --clear --python .venv/bin/python .venv-airflow; \
+	uv pip sync --quiet --python .venv-airflow/bin/python --compile-bytecode --require-hashes infra/airflow/requirements.lock; \
 	touch $@

@@ -12,11 +12,12 @@ from typing import Any
 
 from pipelines.core import files, log, params
 from pipelines.core.errors import UserError
-from pipelines.core.params import Params, Source, Task
+from pipelines.core.params import Params, Select, Source, Task
 from pipelines.core.paths import Paths
 from pipelines.models import objectives
 from pipelines.models.evaluation import words
 from pipelines.models.evaluation.words import number
+from pipelines.models.items import words as items
 from pipelines.release import bundle
 
 FORMAT = 1
@@ -33,6 +34,8 @@ class Facts:
     task: Task
     kinds: tuple[str, ...]
     inputs: dict[str, tuple[str, ...]]
+    """Kinds by source of what is read beside the target up to now, and of what is known ahead."""
+    ahead: dict[str, tuple[str, ...]]
     sources: dict[str, Source]
     until: dict[str, dt.datetime]
     config: dict[str, Any]
@@ -66,7 +69,8 @@ def gather(city: Params, name: str, paths: Paths) -> Facts:
         city=city.city.name,
         task=task,
         kinds=city.kinds(task.target),
-        inputs={chosen.source: city.kinds(chosen) for chosen in task.inputs},
+        inputs=_kinds(city, [chosen for chosen in task.inputs if not chosen.ahead]),
+        ahead=_kinds(city, [chosen for chosen in task.inputs if chosen.ahead]),
         sources={s: city.source(s) for s in sources},
         until={s: city.window_end(s) for s in sources},
         config=_read(paths.task(name) / "config.json"),
@@ -76,6 +80,14 @@ def gather(city: Params, name: str, paths: Paths) -> Facts:
         validation={s: _read(paths.metrics("validate", s)) for s in sources},
         plots=tuple(sorted(p.relative_to(plots).as_posix() for p in plots.rglob("*") if p.is_file())),
     )
+
+
+def _kinds(city: Params, inputs: list[Select]) -> dict[str, tuple[str, ...]]:
+    """Kinds by source."""
+    found: dict[str, tuple[str, ...]] = {}
+    for chosen in inputs:
+        found[chosen.source] = (*found.get(chosen.source, ()), *city.kinds(chosen))
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -171,10 +183,10 @@ def markdown(facts: Facts) -> str:
         _data(facts),
         "## Intended use and limits",
         "\n".join(f"- {limit}" for limit in _limits(facts)),
-        "## Plots and reports",
-        _plots(facts),
         "## Size and making",
         _making(facts),
+        "## Plots and reports",
+        _plots(facts),
         "## Review",
         "Set one of these tags on this version (key = value); an optional tag `review_note` says why.\n\n"
         f"    review.<your name> = approved:{facts.digest}\n    review.<your name> = rejected:{facts.digest}",
@@ -188,16 +200,26 @@ def first_line(facts: Facts) -> str:
 
 
 def _what(facts: Facts) -> str:
+    if facts.task.modality != "series":
+        return items.what(facts.task, facts.sources[facts.task.target.source], facts.config, facts.city)
     task, target, objective = facts.task, facts.sources[facts.task.target.source], objectives.of(facts.task)
     sensors = len({c["sensor"] for c in facts.config["channels"] if c["role"] == "target"})
     kinds = " and ".join(f"{k} ({target.kinds[k].unit})" for k in facts.kinds)
-    inputs = "; ".join(f"`{source}` ({', '.join(chosen)})" for source, chosen in facts.inputs.items())
+    inputs, ahead = (
+        "; ".join(f"`{source}` ({', '.join(chosen)})" for source, chosen in group.items())
+        for group in (facts.inputs, facts.ahead)
+    )
     lines = [
         f"For the **{task.department}** department of {facts.city}. {facts.name} {objective.ACT} {kinds} at "
         f"{sensors} sensors of `{task.target.source}` ({target.about or target.department}), in steps of "
         f"{_span(target.step)} {objective.WHEN} {_span(task.horizon)}, from {_span(task.context)} of readings"
         f"{f' and from {inputs}' if inputs else ''}.",
     ]
+    if ahead:
+        lines.append(
+            f"It is also told what {ahead} will be over those steps, where that is known or forecast. The figures "
+            "below are with what was then measured: a forecast that errs makes it less exact."
+        )
     if task.classes:
         ranges = ", ".join(str(edge) for edge in task.classes.edges)
         lines.append(f"Classes: {', '.join(task.classes.names)}, split at {ranges} of a sensor's reference value.")
@@ -205,6 +227,9 @@ def _what(facts: Facts) -> str:
 
 
 def _data(facts: Facts) -> str:
+    if facts.task.modality != "series":
+        asked = facts.task.target.source
+        return items.data(asked, facts.validation[asked], facts.evaluation)
     rows = [
         "| source | from | until | records | quarantined | coverage | longest gap | mostly quarantined for |",
         "|---|---|---|--:|--:|--:|--:|---|",
@@ -233,11 +258,14 @@ def _reasons(report: dict[str, Any]) -> list[tuple[str, int]]:
 
 def _limits(facts: Facts) -> Iterator[str]:
     target = facts.sources[facts.task.target.source]
+    if facts.task.modality != "series":
+        yield from items.limits(facts.task, target, facts.evaluation)
+        return
     yield f"An aid to the people of {facts.task.department}: it says what is likely, not what to do."
     days = (target.validation_from - target.start).days
     if days < 365:
         yield f"Trained on {days} days: it has not seen a whole year, so seasons and rare days are unknown to it."
-    yield "Made for the sensors of its training data; a sensor that came later is not answered until it is retrained."
+    yield "Made for the sensors of its training data: one that came later is untested, and its answers say so."
     if facts.task.label:
         yield f"Its threshold was chosen on labels ({facts.task.label}) before the test; wrong labels count against it."
     if any(source.read.connector == "simulator" for source in facts.sources.values()):
@@ -258,7 +286,11 @@ def _making(facts: Facts) -> str:
         f"{number(facts.finetune.get('parameters'))} parameters, {facts.bytes / 1e6:.2f} MB; digest `{facts.digest}`."
     )
     steps = facts.finetune.get("steps")
-    how = "from scratch" if facts.task.finetune.scratch else f"from backbone `{facts.task.backbone}`"
+    train = facts.task.finetune
+    how = "from scratch" if train.scratch else f"from backbone `{facts.task.backbone}`"
+    if train.init:
+        replayed = f", {100 * train.replay:.3g} % of each batch from before" if train.replay else ""
+        how = f"from bundle `{train.init[:12]}` (on what came after its training{replayed})"
     return (
         f"{size} Fine-tuned {how}{f' in {steps:,} steps' if isinstance(steps, int) else ''}. To make it again, at the "
         f"commit named under Lineage:\n\n    dvc pull && dvc repro card@{facts.name} && cityloop register {facts.name}"

@@ -18,6 +18,7 @@ from pipelines.core import grid, log, params
 from pipelines.core.errors import UserError
 from pipelines.core.params import Source
 from pipelines.core.paths import Paths
+from pipelines.items import corpus as items
 
 Array = np.ndarray[Any, Any]
 
@@ -27,6 +28,8 @@ def run(key: str, *, root: Path = Path()) -> None:
     city = params.load(root)
     backbone = city.backbone(key)
     paths = Paths(root)
+    if backbone.modality != "series":
+        return items.run(key, city, paths)
     folder = paths.corpus(key)
     names = city.by_modality.get(backbone.modality, [])
     with log.room("corpus", key) as told:

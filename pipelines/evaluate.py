@@ -10,14 +10,16 @@ import numpy as np
 
 from pipelines.core import files, log, params
 from pipelines.core.errors import UserError
-from pipelines.core.params import Task
+from pipelines.core.params import Params, Task
 from pipelines.core.paths import Paths
 from pipelines.models import figures, objectives, probes
 from pipelines.models.data import Windows, spread_out
 from pipelines.models.evaluation import alarms, forecasts, frozen
 from pipelines.models.evaluation.methods import Alone, Answer, Method, baselines, fit_ridge
+from pipelines.models.items import drawn, explained, judge, questions
+from pipelines.models.items.held import Items
 from pipelines.models.ridge import Ridge
-from pipelines.release import latency
+from pipelines.release import items, latency
 from pipelines.release.predictor import CHUNK, Predictor
 
 Array = np.ndarray[Any, Any]
@@ -28,18 +30,40 @@ def run(key: str, *, root: Path = Path()) -> None:
     city, paths = params.load(root), Paths(root)
     task = city.task(key)
     with log.room("evaluate", key) as told:
-        predictor = Predictor.load(paths.task(key))
-        data = _windows(key, paths, predictor)
-        aux = {**predictor.config["aux"], "reference": predictor.tables["reference"][: data.targets]}
-        plots, ridge = paths.plots("evaluate", key), fit_ridge(data)
-        judge = _alarms if "alarm" in objectives.of_bundle(predictor.config).CALIBRATION else _forecasts
-        report = {"task": key, **judge(task, predictor, data, aux, ridge, plots)}
-        report |= _probed(predictor, data, ridge, paths.task(key), plots)
+        judge = _series if task.modality == "series" else _items
+        report = {"task": key, **judge(city, key, paths)}
         files.write_json(paths.metrics("latency", key), _timings(paths.task(key)))
         files.write_json(paths.metrics("evaluate", key), report)
         primary = report["primary"]
         rivals = {k: v[primary] for k, v in report.items() if isinstance(v, dict) and primary in v}
         told.update({name: f"{value:.4g}" for name, value in rivals.items()} | {"metric": primary})
+
+
+def _series(city: Params, key: str, paths: Paths) -> dict[str, Any]:
+    task, predictor, plots = city.task(key), Predictor.load(paths.task(key)), paths.plots("evaluate", key)
+    data = _windows(key, paths, predictor)
+    aux = {**predictor.config["aux"], "reference": predictor.tables["reference"][: data.targets]}
+    ridge = fit_ridge(data)
+    if "alarm" in objectives.of_bundle(predictor.config).CALIBRATION:
+        report = _alarms(task, predictor, data, aux, ridge, plots)
+    else:
+        inputs = {chosen.source: city.kinds(chosen) for chosen in task.inputs}
+        report = _forecasts(task, predictor, data, aux, ridge, plots, inputs)
+    return report | _probed(predictor, data, ridge, paths.task(key), plots)
+
+
+def _items(city: Params, key: str, paths: Paths) -> dict[str, Any]:
+    """Of pictures or messages."""
+    task, plots = city.task(key), paths.plots("evaluate", key)
+    objective = questions.load(task.objective)
+    predictor, joined = items.load(paths.task(key)), Items.open(paths.joined(key), key)
+    joined.fits(predictor.config, paths.task(key))
+    test = judge.asked(objective, joined, "test")
+    asks = {"model": objective.ask(predictor), **judge.baselines(objective, joined)}
+    judged = judge.judge(objective, test, asks, city.timezone(task.target.source), task.evaluate.bootstrap)
+    drawn.draw(plots, key, objective, judged, predictor.config.get("decision") or items.DECISION)
+    explained.draw(plots, paths.task(key), predictor.config, judged)
+    return {**judged.report, "data": judge.told(objective, joined)}
 
 
 def _windows(key: str, paths: Paths, predictor: Predictor) -> Windows:
@@ -55,18 +79,28 @@ def _windows(key: str, paths: Paths, predictor: Predictor) -> Windows:
     return data
 
 
-def _answer(predictor: Predictor, data: Windows) -> Answer:
-    """The bundle's own answers to windows that begin at given rows."""
+def _answer(predictor: Predictor, data: Windows, silent: Array | None = None) -> Answer:
+    """The bundle's own answers to windows that begin at given rows; `silent`, bool [N]: channels that are missing."""
+
+    def given(rows: Array) -> Array:
+        values = data.given(rows)
+        return values if silent is None else np.where(silent, np.float32(np.nan), values)
 
     def answer(rows: Array) -> Array:
         parts = [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
-        return np.concatenate([predictor.predict(data.given(p), data.starts(p)) for p in parts])
+        return np.concatenate([predictor.predict(given(p), data.starts(p)) for p in parts])
 
     return answer
 
 
 def _forecasts(
-    task: Task, predictor: Predictor, data: Windows, aux: dict[str, Any], ridge: Ridge, plots: Path
+    task: Task,
+    predictor: Predictor,
+    data: Windows,
+    aux: dict[str, Any],
+    ridge: Ridge,
+    plots: Path,
+    inputs: dict[str, tuple[str, ...]],
 ) -> dict[str, Any]:
     objective, settings = objectives.of_bundle(predictor.config), task.evaluate
     stride = int(settings.stride.total_seconds() // data.spec.step_s) if settings.stride else data.spec.horizon
@@ -83,7 +117,14 @@ def _forecasts(
         figures.confusion(plots / "confusion.png", chosen, test.truth, objective.names(aux))
     else:
         figures.example(plots / "example.png", given["model"], test.values, test.issued, data)
-    return judged.report
+    silenced = {source: _answer(predictor, data, _channels(predictor, kinds)) for source, kinds in inputs.items()}
+    without = forecasts.without(test, objective, model, given["model"], silenced, settings.bootstrap)
+    return judged.report | ({"without_inputs": without} if without else {})
+
+
+def _channels(predictor: Predictor, kinds: tuple[str, ...]) -> Array:
+    """Which channels are inputs of these kinds, bool [N]."""
+    return np.array([c["role"] != "target" and c["kind"] in kinds for c in predictor.channels])
 
 
 def _alarms(

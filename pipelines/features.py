@@ -21,6 +21,7 @@ from pipelines.core import grid, log, params, records
 from pipelines.core.errors import UserError, nearest
 from pipelines.core.params import Source
 from pipelines.core.paths import Paths
+from pipelines.items import features as items
 
 BATCH = 1_000_000
 """Records gridded at once; days are not torn apart."""
@@ -35,11 +36,9 @@ def run(key: str, *, root: Path = Path()) -> None:
     paths = Paths(root)
     folder = paths.validated(key)
     length = (end - source.start) // source.step
+    if source.modality != "series":
+        return items.run(key, city, root)
     with log.room("features", key) as told:
-        if source.modality != "series":
-            raise UserError(
-                f"{params.PARAMS}: sources.{key}.modality: {source.modality} is not gridded; only series is"
-            )
         if length <= 0:
             raise UserError(
                 f"{params.WINDOW}: {key}: the window ends before its first step; move it with cityloop window"

@@ -5,13 +5,9 @@ when the feed has ended without error are the days put together, one at a time. 
 batch or a day however long the history, and a feed that breaks half-way changes nothing.
 """
 
-import contextlib
 import datetime as dt
-import fcntl
 import hmac
 import os
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +21,9 @@ from pipelines.core import files, log, params
 from pipelines.core.errors import UserError, nearest
 from pipelines.core.paths import Paths
 from pipelines.core.records import EDGES, RECORDS, SENSORS, TRUTH, day_file
-from pipelines.sources import Window, open_feed
+from pipelines.core.scratch import scratch as _scratch
+from pipelines.items import ingest as items
+from pipelines.sources import Feed, Window, open_feed
 
 HASH_KEY = "CITYLOOP_HASH_KEY"
 SPOOL_ROWS = 1 << 20
@@ -44,17 +42,18 @@ def run(source: str, *, root: Path = Path()) -> None:
     city = params.load(root)
     spec = city.source(source)
     window = Window(spec.start, city.window_end(source))
-    if spec.modality != "series":
-        raise UserError(f"{root / params.PARAMS}: sources.{source}: ingest reads series only, not {spec.modality}")
     if window.end <= window.start:
         raise UserError(
             f"{root / params.WINDOW}: {source}: the window [{_text(window.start)}, {_text(window.end)}) is empty; "
             f"run `cityloop window --until DATE {source}`"
         )
+    if spec.modality != "series":
+        return items.run(source, city, root)
     paths = Paths(root)
     mask = _Mask(spec.privacy, f"{root / params.PARAMS}: sources.{source}.privacy")
     with log.room("ingest", source) as told, _scratch(paths.state / "ingest", source) as scratch:
         feed = open_feed(spec, city.city, window, root)
+        assert isinstance(feed, Feed), "params gives a series a connector of series"
         records, truth = Spool(scratch / "records", RECORDS), Spool(scratch / "truth", TRUTH)
         sensors = mask.sensors(_known_sensors(feed.sensors, source))
         cut = _Cut(window)
@@ -217,46 +216,6 @@ class Spool:
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:06d}.arrow"
-
-
-@contextlib.contextmanager
-def _scratch(parent: Path, name: str) -> Iterator[Path]:
-    """A folder of our own, held by a lock that dies with the process; folders of dead processes are removed."""
-    parent.mkdir(parents=True, exist_ok=True)
-    for leftover in parent.iterdir():
-        with _held(leftover) as ours:
-            if ours:
-                shutil.rmtree(leftover, ignore_errors=True)
-    while True:
-        folder = parent / f"{name}-{secrets.token_hex(4)}"
-        folder.mkdir()
-        with _held(folder) as ours:
-            # Another process may have swept it between the making and the locking.
-            if not ours or not folder.exists():
-                continue
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-            return
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(handle)
 
 
 def _publish(folder: Path, records: Spool, truth: Spool, sensors: pa.Table, edges: pa.Table) -> tuple[int, int, int]:

@@ -26,6 +26,7 @@ from pipelines.core import files, grid, log, params
 from pipelines.core.errors import UserError
 from pipelines.core.params import Params, Select, Task
 from pipelines.core.paths import Paths
+from pipelines.items import join as items
 
 Array = np.ndarray[Any, Any]
 
@@ -35,6 +36,8 @@ def run(key: str, *, root: Path = Path()) -> None:
     city = params.load(root)
     task = city.task(key)
     paths = Paths(root)
+    if task.modality != "series":
+        return items.run(key, city, paths)
     with log.room("join", key) as told:
         target = _open(paths, city, task.target.source)
         parts, roles = _parts(paths, city, task, key, target)

@@ -1,7 +1,7 @@
-"""corpus → models/backbones/<backbone>/: learn, without labels, what every sensor of a modality does.
+"""corpus → models/backbones/<backbone>/: learn, without labels, what every source of a modality is like.
 
-All sources and cadences are learnt in one training; see `models.pretraining` for what is hidden and how they take
-turns. A source too short for a single window is left out, with a line that says so.
+Of series, all sources and cadences are learnt in one training; see `models.pretraining` for what is hidden and how they
+take turns. A source too short for a single window is left out, with a line that says so.
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ from pipelines.core.params import Params
 from pipelines.core.paths import Paths
 from pipelines.core.windows import Spec, patch_for
 from pipelines.models.data import Windows
+from pipelines.models.made import Pretrained
 
 
 def run(key: str, *, root: Path = Path()) -> None:
@@ -21,7 +22,7 @@ def run(key: str, *, root: Path = Path()) -> None:
     city, paths = params.load(root), Paths(root)
     settings = city.backbone(key)
     if settings.modality != "series":
-        raise UserError(f"backbones.{key}.modality: {settings.modality} backbones cannot be pretrained yet; use series")
+        return _pictures_or_messages(key, settings, paths)
     with log.room("pretrain", key) as told:
         domains, skipped = _domains(city, key, paths.corpus(key))
         model, trained, report = _train(key, settings, domains, paths)
@@ -36,6 +37,25 @@ def run(key: str, *, root: Path = Path()) -> None:
         files.write_json(paths.plots("pretrain", key) / "curve.json", trained.curve)
         trained.forget()
         told.update(sources=len(domains), parameters=report["parameters"], validation_loss=f"{trained.best:.4f}")
+
+
+def _pictures_or_messages(key: str, settings: params.Backbone, paths: Paths) -> None:
+    with log.room("pretrain", key) as told:
+        made: Pretrained
+        if settings.modality == "image":
+            from pipelines.models.image.pretraining import pretrain as look
+
+            made = look(key, settings, paths.corpus(key), paths)
+        else:
+            from pipelines.models.text.pretraining import pretrain as read
+
+            made = read(key, settings, paths.corpus(key), paths)
+        for name, content in made.contents.items():
+            files.write_bytes(paths.backbone(key) / name, content)
+        files.write_json(paths.metrics("pretrain", key), made.report)
+        files.write_json(paths.plots("pretrain", key) / "curve.json", made.curve)
+        made.forget()
+        told.update(parameters=made.report["parameters"], validation_loss=f"{made.report['validation']['loss']:.4f}")
 
 
 def _domains(city: Params, key: str, corpus: Path) -> tuple[dict[str, Windows], dict[str, str]]:

@@ -20,16 +20,19 @@ from pipelines.core import files, keys, log, params
 from pipelines.core.errors import UserError
 from pipelines.core.params import Params
 from pipelines.core.paths import Paths
-from pipelines.core.tracking import DESCRIPTION_LIMIT, DIGEST, Point, Tracking, connect, locked
-from pipelines.release import bundle
+from pipelines.core.tracking import DESCRIPTION_LIMIT, DIGEST, Point, Tracking, connect, locked, page_url
+from pipelines.release import bundle, items, page, rows
 from pipelines.release.predictor import Predictor
-from pipelines.release.rows import Rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CANDIDATE = "candidate"
-_REQUIREMENTS = ("mlflow", "numpy", "onnxruntime", "pandas", "pyarrow", "pydantic", "pyyaml", "safetensors", "tzdata")
+_REQUIREMENTS: tuple[str, ...] = (
+    "mlflow", "numpy", "onnxruntime", "pandas", "pyarrow", "pydantic", "pyyaml", "safetensors", "tzdata",
+)  # fmt: skip
+_MORE = {"image": ("pillow",), "text": ("tokenizers",)}
+"""Needed beside those, by modality."""
 _CURVES = {"finetune": ("train_loss", "validation_loss"), "pretrain": ("train_loss", "validation_loss")}
 
 
@@ -57,13 +60,13 @@ class Entry:
         return self.lineage if self.lineage != "none" else f"digest:{self.digest}"
 
 
-def run(task: str | None, *, everything: bool = False, root: Path = Path()) -> None:
-    """Register `task`, or every task that has a card.
+def run(task: str | None, *, everything: bool = False, root: Path = Path()) -> list[dict[str, str]]:
+    """Register `task`, or every task that has a card: [{task, version, digest, commit, url}].
 
     Raises UserError for a bundle that is not what its card says, after the others have been registered.
     """
     paths = Paths(root)
-    entries, refused = [], []
+    entries, refused, made = [], [], []
     for name in _names(params.load(root), task, everything, paths):
         try:
             entries.append(_entry(name, paths))
@@ -74,8 +77,11 @@ def run(task: str | None, *, everything: bool = False, root: Path = Path()) -> N
             for entry in entries:
                 with log.room("register", entry.name) as told, locked(paths.state / f"register-{entry.name}.lock"):
                     told["version"], told["digest"] = _register(tracking, entry, paths), entry.digest[:12]
+                made.append({"task": entry.name, "version": told["version"], "digest": entry.digest,
+                             "commit": entry.commit, "url": page_url(paths, entry.name, told["version"])})  # fmt: skip
     if refused:
         raise UserError("; ".join(refused))
+    return made
 
 
 def _names(city: Params, task: str | None, everything: bool, paths: Paths) -> list[str]:
@@ -146,7 +152,8 @@ def _register(tracking: Tracking, entry: Entry, paths: Paths) -> str:
     run_id = mlrun.info.run_id
     card = (paths.card(entry.name) / "card.md").read_text(encoding="utf-8")
     verdict = {} if "verdict" in version.tags else {"verdict": "pending"}
-    tracking.describe(version, description(card, entry, run_id), {**_tags(entry), **history, **verdict, "run": run_id})
+    text = description(card, entry, run_id, version.description or "")
+    tracking.describe(version, text, {**_tags(entry), **history, **verdict, "run": run_id})
     tracking.tag_run(mlrun, {**_tags(entry), "mlflow.source.git.commit": entry.commit})
     _nominate(tracking, entry.name)
     tracking.finish(mlrun)
@@ -216,8 +223,11 @@ def _log_model(tracking: Tracking, entry: Entry, mlrun: Any, paths: Paths) -> st
     """The bundle as an MLflow model: its files and the release code that loads them; no pickle."""
     from mlflow.models import infer_signature
 
-    predictor = Predictor.load(paths.task(entry.name))
-    example = _example(predictor, paths.task(entry.name), entry.request["test_from"])
+    predictor, needed = items.load(paths.task(entry.name)), _REQUIREMENTS
+    if isinstance(predictor, Predictor):
+        example = _example(predictor, paths.task(entry.name), entry.request["test_from"])
+    else:
+        needed, example = needed + _MORE[predictor.modality], rows.ItemRows(predictor).example()
     home = Path(pipelines.__file__).parent
     with tempfile.TemporaryDirectory() as folder:
         code = Path(folder) / "pipelines"
@@ -230,9 +240,9 @@ def _log_model(tracking: Tracking, entry: Entry, mlrun: Any, paths: Paths) -> st
             loader_module="pipelines.release.rows",
             data_path=str(paths.task(entry.name).resolve()),
             code_paths=[str(code)],
-            signature=infer_signature(example, Rows(predictor).predict(example)),
+            signature=infer_signature(example, rows.of(predictor).predict(example)),
             input_example=example,
-            pip_requirements=[f"{package}=={metadata.version(package)}" for package in _REQUIREMENTS],
+            pip_requirements=[f"{package}=={metadata.version(package)}" for package in needed],
             metadata={DIGEST: entry.digest, "task": entry.name},
         )
 
@@ -247,7 +257,7 @@ def _copy_code(source: Path, target: Path) -> None:
 
 
 def _example(predictor: Predictor, folder: Path, end: str) -> "pd.DataFrame":
-    """Golden readings of two sensors as long rows, a context that ends at `end`; other sensors count as missing."""
+    """Golden readings of two sensors as long rows, a context that ends at `end`; other sensors take no part."""
     import pandas as pd
     from safetensors.numpy import load_file
 
@@ -278,21 +288,24 @@ def _tags(entry: Entry) -> dict[str, str]:
         "params_hash": request["params_hash"],
         "department": request["department"],
         "objective": request["objective"],
+        **keys.dag_run(),
     }
 
 
-def description(card: str, entry: Entry, run_id: str) -> str:
-    """The card with a lineage section, within what MLflow's database holds."""
+def description(card: str, entry: Entry, run_id: str, before: str = "") -> str:
+    """The card with a lineage section, within what MLflow's database holds; `before`: what stood there.
+
+    A verdict that a gate has put there stays.
+    """
     dirty = ", **with changes that are not committed**" if entry.dirty else ""
-    section = (
-        f"\n## Lineage\n\nCommit `{entry.commit or 'none'}`{dirty}; lineage `{entry.lineage}` over the dvc.lock "
-        f"entries of {', '.join(entry.stages) or 'no stage (the rooms were run by hand)'}; MLflow run `{run_id}`.\n"
+    rooms = f"`card@{entry.name}` and what it rests on, {len(entry.stages)} stages"
+    lineage = (
+        f"Commit `{entry.commit or 'none'}`{dirty}; lineage `{entry.lineage}` over the dvc.lock entries of "
+        f"{rooms if entry.stages else 'no stage (the rooms were run by hand)'}; MLflow run `{run_id}`."
     )
-    room = DESCRIPTION_LIMIT - len(section)
-    if len(card) > room:
-        notice = "\n\n… the rest is in the run's artifact `card/card.md`.\n"
-        card = card[: room - len(notice)].rpartition("\n")[0] + notice
-    return card + section
+    text = page.put(card, "Lineage", lineage)
+    verdict = page.get(before, "Verdict")
+    return page.fit(page.put(text, "Verdict", verdict, before=page.RESULTS) if verdict else text, DESCRIPTION_LIMIT)
 
 
 def _nominate(tracking: Tracking, name: str) -> None:

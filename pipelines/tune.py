@@ -31,6 +31,8 @@ def run(key: str, trials: int, metric: str, *, root: Path = Path()) -> str:
     """
     city, paths = params.load(root), Paths(root)
     task = city.task(key)
+    if task.modality != "series":
+        raise UserError(f"tasks.{key}: tune searches settings of series tasks; this one is of {task.modality}")
     own = objectives.of(task)
     names = ("loss",) if "alarm" in own.CALIBRATION else ("loss", own.PRIMARY)
     if metric not in names:

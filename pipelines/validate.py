@@ -19,6 +19,7 @@ from pipelines.core.errors import BrokenBatch, UserError
 from pipelines.core.params import Source
 from pipelines.core.paths import Paths
 from pipelines.core.records import RECORDS, day_file, day_files, read_sensors
+from pipelines.items import validate as items
 
 STATE = "days.json"
 CHANNELS = "channels.parquet"
@@ -33,6 +34,8 @@ def run(source: str, *, root: Path = Path()) -> None:
     """
     city = params.load(root)
     spec, end, paths = city.source(source), city.window_end(source), Paths(root)
+    if spec.modality != "series":
+        return items.run(source, city, root)
     raw = paths.raw(source)
     every = day_files(raw)
     if not every or not (raw / "sensors.parquet").is_file():

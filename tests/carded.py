@@ -126,6 +126,10 @@ def contents(task: str = TASK, factor: float = 1.0) -> dict[str, bytes]:
     tables = {
         "profile": np.full((168, n), 10, np.float32),
         **{k: np.ones(n, np.float32) for k in PER_CHANNEL},
+        **{k: np.ones(n, np.int64) for k in ("kind", "sensor", "unit_id")},
+        **{k: np.zeros((n, 0), np.float32) for k in ("close", "ahead")},
+        "near": np.zeros((n, 0), np.int64),
+        "place": np.zeros((n, 12), np.float32),
         "peers": np.zeros((n, 1), np.int64),
         "weights": np.zeros((n, 1), np.float32),
     }

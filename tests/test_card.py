@@ -138,3 +138,34 @@ def test_what_is_missing_or_changed_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'air_quality'"):
         card.run("air_qualty", root=tmp_path)
     assert not paths.card(carded.TASK).exists()
+
+
+def edited(paths: Paths, old: str, new: str) -> None:
+    path = paths.root / "params.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_what_is_known_ahead_is_told_apart_from_what_was_read(tmp_path: Path) -> None:
+    paths = carded.city(tmp_path)
+    text, _ = written(paths)
+    assert "from 4 d of readings and from `air` (temperature)." in text
+    assert "told what" not in text
+    edited(paths, "inputs: [{source: air, kinds: [temperature]}]",
+           "inputs: [{source: air, kinds: [temperature], ahead: true}, {source: air, kinds: [pm25]}]")  # fmt: skip
+    text, _ = written(paths)
+    assert "from 4 d of readings and from `air` (pm25)." in text
+    assert "It is also told what `air` (temperature) will be over those steps" in text
+    assert "a forecast that errs makes it less exact" in text
+
+
+def test_a_model_that_goes_on_from_another_names_it(tmp_path: Path) -> None:
+    paths = carded.city(tmp_path)
+    text, _ = written(paths)
+    assert "Fine-tuned from backbone `series` in 200 steps." in text
+    edited(paths, "finetune: {steps: 200}", f"finetune: {{steps: 200, init: '{'ab' * 32}', replay: 0.25}}")
+    text, _ = written(paths)
+    assert "bundle `abababababab` (on what came after its training, 25 % of each batch from before) in 200 s" in text
+    edited(paths, ", replay: 0.25", "")
+    assert "(on what came after its training) in 200 steps." in written(paths)[0]

@@ -1,6 +1,6 @@
 """The whole loop in a tiny city: feeds to registered versions, again, and a day later."""
 
-from conftest import Workspace
+from workspaces import Workspace
 
 VERSIONS = """
 import mlflow, pathlib

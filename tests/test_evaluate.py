@@ -56,6 +56,9 @@ def test_the_report_says_what_the_card_reads(ready: Path, task: str) -> None:
         versus = found["interval"]["versus_best_baseline"]
         assert versus["baseline"] in METHODS[1:]
         assert test["points"] == versus["n"]
+        silent = found["without_inputs"]["x"]
+        assert silent["n"] == test["points"]
+        assert silent["difference"] == pytest.approx(found["model"][primary] - silent[primary], abs=1e-5)
     for method in METHODS[1:]:
         versus = found["interval"]["versus"][method]
         assert versus["difference"] == pytest.approx(found["model"][primary] - found[method][primary], abs=1e-5)

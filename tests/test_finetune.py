@@ -76,6 +76,8 @@ def test_never_worse_on_validation_than_before_training(ready: Path, task: str) 
     assert curve[0]["validation_loss"] == report["validation"]["loss_untrained"]
     assert min(row["validation_loss"] for row in curve) == report["validation"]["loss"]
     assert 0 < report["trained_parameters"] < report["parameters"]
+    assert len(report["kept"]) == {"ahead": 2, "state": 1, "leaks": 0}[task]
+    assert all(0 <= share <= 1 for share in report["kept"])
 
 
 def weights(root: Path) -> dict[str, np.ndarray]:

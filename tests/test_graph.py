@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import stage_deps
 import yaml
-from conftest import ROOT, Workspace
+from workspaces import ROOT, Workspace
 
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 SOURCE_FILES = stage_deps.room_files(list(GRAPH))

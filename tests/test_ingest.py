@@ -315,10 +315,11 @@ def test_a_privacy_rule_that_cannot_be_kept_stops_the_run(tmp_path: Path, privac
 
 
 def test_unknown_sources_and_modalities(tmp_path: Path) -> None:
-    root = write_city(tmp_path, modality="image")
+    root = write_city(tmp_path)
     with pytest.raises(UserError, match="no source 'z'"):
         ingest.run("z", root=root)
-    with pytest.raises(UserError, match="series only"):
+    root = write_city(tmp_path, modality="image")
+    with pytest.raises(UserError, match="this connector reads series; `modality` says image"):
         ingest.run("s", root=root)
 
 

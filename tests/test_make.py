@@ -70,5 +70,5 @@ def test_set_up_is_done_once_and_again_when_the_lock_changes(bare: Path) -> None
 
 def test_help_names_every_target(bare: Path) -> None:
     text = make(bare).stdout
-    for target in ("run", "test", "lint", "ui", "lock", "deps", "clean"):
+    for target in ("run", "test", "browser", "lint", "ui", "lock", "deps", "clean"):
         assert f"make {target} " in text

@@ -22,9 +22,11 @@ from pipelines.core import files, keys
 from pipelines.core.errors import UserError
 from pipelines.core.paths import Paths
 from pipelines.core.tracking import DESCRIPTION_LIMIT, Tracking, connect
-from pipelines.release import bundle
+from pipelines.release import bundle, page
 
 TASK = carded.TASK
+EXAMPLE_SENSORS = 2
+"""Named in a version's input example; the others take no part in its answer."""
 
 
 @pytest.fixture(scope="module")
@@ -382,7 +384,7 @@ print(__import__("json").dumps({
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["code"].startswith(str(model))
     assert told["columns"] == ["time", "sensor", "kind", *carded.NAMES]
-    assert told["rows"] == carded.SPEC.horizon * len(carded.SENSORS)
+    assert told["rows"] == carded.SPEC.horizon * EXAMPLE_SENSORS
     assert told["first"] == "2025-03-17 00:00:00"
     assert told["ratio"] == pytest.approx(1)
     assert told["inputs"] == ["time", "sensor", "kind", "value"]
@@ -435,7 +437,7 @@ def test_a_real_server_holds_it_too(city: Paths, server: str, monkeypatch: pytes
     assert (found["n_runs"], len(found["versions"]), found["models"]) == (1, 1, 1)
     assert found["aliases"] == {"candidate": "1"}
     model = mlflow.pyfunc.load_model(f"models:/{TASK}@candidate")
-    assert len(model.predict(model.input_example)) == carded.SPEC.horizon * len(carded.SENSORS)
+    assert len(model.predict(model.input_example)) == carded.SPEC.horizon * EXAMPLE_SENSORS
     assert not (city.state / "mlartifacts").exists()
 
 
@@ -477,9 +479,25 @@ def test_a_relative_sqlite_address_is_made_absolute(city: Paths, monkeypatch: py
 
 def test_a_long_card_is_cut_at_a_line_and_the_lineage_stays(city: Paths) -> None:
     path = city.card(TASK) / "card.md"
-    files.write_bytes(path, path.read_bytes() + b"\n".join(b"x" * 50 for _ in range(200)))
+    long = page.put(path.read_text(), "Plots and reports", "\n".join("x" * 50 for _ in range(200)))
+    files.write_bytes(path, long.encode())
     register.run(TASK, root=city.root)
     text = state(city)["versions"][0].description
     assert len(text) <= DESCRIPTION_LIMIT
     assert "the rest is in the run's artifact" in text
     assert "## Lineage" in text
+
+
+def test_a_verdict_that_stands_on_the_page_stays(city: Paths) -> None:
+    register.run(TASK, root=city.root)
+    with connect(city) as tracking:
+        (version,) = tracking.versions(TASK)
+        text = page.put(version.description, "Verdict", "**Passed**: as it had to.", before=page.RESULTS)
+        tracking.describe(version, text, {})
+    lock(city, "b")
+    register.run(TASK, root=city.root)
+    found = state(city)["versions"][0].description
+    assert page.get(found, "Verdict") == "**Passed**: as it had to."
+    assert found.index("## Verdict") < found.index("## Results")
+    assert page.get(found, "Lineage") != page.get(text, "Lineage"), "the rest is told anew"
+    assert "of `card@air_quality` and what it rests on, 2 stages" in found

@@ -28,6 +28,18 @@ def test_moves_all_sources_or_some(tmp_path: Path) -> None:
     assert (tmp_path / "window.yaml").stat().st_ino == inode
 
 
+def test_goes_on_from_where_each_ends_or_to_now(tmp_path: Path) -> None:
+    city(tmp_path, {"x": source(), "y": source()}, until="2025-03-01")
+    window.run(("y",), "2025-03-02", root=tmp_path)
+    window.run((), "+6h", root=tmp_path)
+    assert ends(tmp_path) == {"x": "2025-03-01T06:00:00", "y": "2025-03-02T06:00:00"}
+    before = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    window.run(("x",), "now", root=tmp_path)
+    assert before <= params.load(tmp_path).window_end("x") <= dt.datetime.now(dt.UTC)
+    with pytest.raises(UserError, match="--until: 'tomorrow' is not a duration"):
+        window.run((), "+tomorrow", root=tmp_path)
+
+
 def test_makes_the_file_where_there_is_none(tmp_path: Path) -> None:
     city(tmp_path, {"x": source()})
     (tmp_path / "window.yaml").unlink()

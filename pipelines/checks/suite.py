@@ -154,10 +154,6 @@ def checks(source: Source) -> list[Check]:
 
 def judge(name: str, source: Source, found: Profile, schema: Rows) -> Results:
     """Run the suites. `schema`: what is wrong with the raw files' columns."""
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    import great_expectations as gx
-    import pandas as pd
-
     labels = {kind for kind, spec in source.kinds.items() if spec.label}
     rows = {
         "schema": schema,
@@ -166,14 +162,22 @@ def judge(name: str, source: Source, found: Profile, schema: Rows) -> Results:
         "sensors": found.sensors,
         "days": found.days,
     }
+    return run(name, FRAMES, checks(source), rows)
+
+
+def run(name: str, frames: dict[str, dict[str, str]], every: list[Check], rows: dict[str, Rows]) -> Results:
+    """Judge frames, given as columns with their types, by `every` check on them."""
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    import great_expectations as gx
+    import pandas as pd
+
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     assets = context.data_sources.add_pandas("cityloop")
     failures: list[tuple[int, str]] = []
     warnings: list[tuple[int, str]] = []
     pages, passed = {}, 0
-    every = checks(source)
-    for frame, columns in FRAMES.items():
+    for frame, columns in frames.items():
         mine = [check for check in every if check.frame == frame]
         table = pd.DataFrame({c: pd.Series([r.get(c) for r in rows[frame]], dtype=t) for c, t in columns.items()})
         batch = assets.add_dataframe_asset(frame).add_batch_definition_whole_dataframe("window")

@@ -10,6 +10,8 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 FEATURES = 8
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+SPAN = 100
+"""Of so many days it is first asked whether the clock changes in them at all: mostly it does not."""
 
 
 @lru_cache(maxsize=200_000)
@@ -21,42 +23,76 @@ def _offset(zone: str, quarter: int) -> int:
     return int(offset.total_seconds())
 
 
+@lru_cache(maxsize=10_000)
+def _steady(zone: str, first: int, last: int) -> int | None:
+    """The offset that holds from the day `first` since 1970 to the end of `last`, None where it changes between."""
+    offset = _offset(zone, first * 96)
+    return offset if all(_offset(zone, day * 96) == offset for day in range(first + 1, last + 2)) else None
+
+
+@lru_cache(maxsize=1000)
+def _days(holidays: tuple[str, ...]) -> Array:
+    """Holidays as days since 1970, ascending."""
+    return np.sort(np.array(holidays, "datetime64[D]").astype(np.int64))
+
+
 def local_seconds(times: Array, zone: str) -> Array:
     """UTC datetime64 [T] as seconds of local wall-clock time since 1970, int64 [T]."""
     seconds = times.astype("datetime64[s]").astype(np.int64)
+    if not len(seconds):
+        return seconds
+    first, last = int(seconds.min()) // 86400, int(seconds.max()) // 86400
+    steady = _steady(zone, first, last) if last - first < SPAN else None
+    return seconds + (_offsets(seconds, zone) if steady is None else steady)
+
+
+def _offsets(seconds: Array, zone: str) -> Array:
+    """Seconds east of UTC at each of `seconds` since 1970, by day where the day has one offset, else by quarter."""
     days, of_day = np.unique(seconds // 86400, return_inverse=True)
     begins = np.array([_offset(zone, int(d) * 96) for d in days], np.int64)
     ends = np.array([_offset(zone, int(d) * 96 + 96) for d in days], np.int64)
-    offsets = begins[of_day] if len(days) else np.zeros(0, np.int64)
-    shifting = np.flatnonzero((begins != ends)[of_day]) if len(days) else of_day
+    offsets: Array = begins[of_day]
+    shifting = np.flatnonzero((begins != ends)[of_day])
     offsets[shifting] = [_offset(zone, int(q)) for q in seconds[shifting] // 900]
-    return seconds + offsets
+    return offsets
 
 
 def features(times: Array, zone: str, holidays: tuple[str, ...] = ()) -> Array:
     """Time of day (two harmonics), day of week, weekend and holiday as float32 [T, FEATURES]."""
-    local = local_seconds(times, zone)
+    return features_of(local_seconds(times, zone), holidays)
+
+
+def features_of(local: Array, holidays: tuple[str, ...] = ()) -> Array:
+    """`features` of `local_seconds`, int64 [...], as [..., FEATURES]."""
     day = 2 * np.pi * (local % 86400) / 86400
-    weekday = (local // 86400 + 3) % 7  # 1970-01-01 was a Thursday; 0 is Monday
     week = 2 * np.pi * ((local + 3 * 86400) % 604800) / 604800
-    off = np.isin(local // 86400, [int(np.datetime64(h, "D").astype(np.int64)) for h in holidays])
-    columns = [
-        np.sin(day),
-        np.cos(day),
-        np.sin(2 * day),
-        np.cos(2 * day),
-        np.sin(week),
-        np.cos(week),
-        weekday >= 5,
-        off,
-    ]
-    return np.stack(columns, axis=-1).astype(np.float32)
+    out = np.empty((*local.shape, FEATURES), np.float32)
+    for i, angle in enumerate((day, 2 * day, week)):
+        out[..., 2 * i], out[..., 2 * i + 1] = np.sin(angle), np.cos(angle)
+    weekday, off = _weekday(local, holidays)
+    out[..., 6], out[..., 7] = weekday >= 5, off
+    return out
 
 
 def slot_of_week(times: Array, zone: str, holidays: tuple[str, ...], step_s: int) -> Array:
     """Which slot of the local week each moment lies in, int64 [T]; a holiday counts as a Sunday."""
-    local = local_seconds(times, zone)
-    weekday = (local // 86400 + 3) % 7
-    off = np.isin(local // 86400, [int(np.datetime64(h, "D").astype(np.int64)) for h in holidays])
-    weekday = np.where(off, 6, weekday)
-    return (weekday * 86400 + local % 86400) // step_s
+    return slot_of(local_seconds(times, zone), holidays, step_s)
+
+
+def slot_of(local: Array, holidays: tuple[str, ...], step_s: int) -> Array:
+    """`slot_of_week` of `local_seconds`, int64 [...]."""
+    weekday, off = _weekday(local, holidays)
+    weekday[off] = 6
+    found: Array = (weekday * 86400 + local % 86400) // step_s
+    return found
+
+
+def _weekday(local: Array, holidays: tuple[str, ...]) -> tuple[Array, Array]:
+    """The day of the week, 0 for Monday, and whether it is a holiday; each like `local`."""
+    day = local // 86400
+    weekday = (day + 3) % 7  # 1970-01-01 was a Thursday
+    off = np.zeros(day.shape, bool)
+    if holidays:
+        known = _days(holidays)
+        off = known[np.minimum(np.searchsorted(known, day), len(known) - 1)] == day
+    return weekday, off

@@ -16,6 +16,12 @@ class BrokenBatch(UserError):
     exit_code = 3
 
 
+class Refused(UserError):
+    """What was asked for may not be done, or was tried and undone; the reasons are said. Exit code 4."""
+
+    exit_code = 4
+
+
 class Interrupted(UserError):
     """The work was asked to stop and did, in a state from which it can go on. Exit code 143, as of SIGTERM."""
 

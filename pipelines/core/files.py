@@ -10,11 +10,12 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BLOCK = 1 << 22
 
@@ -82,8 +83,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def write_table(path: Path, table: pa.Table) -> bool:
+def write_table(path: Path, table: "pa.Table") -> bool:
     """An Arrow table as Parquet (zstd); equal tables give equal bytes. Returns whether the file changed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd", store_schema=False)
     return write_bytes(path, sink.getvalue().to_pybytes())

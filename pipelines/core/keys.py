@@ -2,11 +2,19 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+DAG_RUN = "CITYLOOP_DAG_RUN"
+
+
+def dag_run() -> dict[str, str]:
+    """{"dag_run": "<DAG>/<its run>"} where Airflow runs this, else {}: for whatever is written down of a change."""
+    return {"dag_run": os.environ[DAG_RUN]} if os.environ.get(DAG_RUN) else {}
 
 
 def commit(root: Path) -> tuple[str, bool]:

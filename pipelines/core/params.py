@@ -5,101 +5,24 @@ the file, the key path and the nearest valid key.
 """
 
 import datetime as dt
-import re
 from collections.abc import Hashable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from pipelines.core.errors import UserError, nearest
+from pipelines.core.reads import Read, Sha256
+from pipelines.core.schedule import Schedule
+from pipelines.core.values import Duration, Fraction, Instant, Model, Name, Positive, Unquoted, Zone
+from pipelines.core.values import parse_duration as parse_duration
+from pipelines.core.values import parse_instant as parse_instant
 
 PARAMS = "params.yaml"
 WINDOW = "window.yaml"
-_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
-
-
-@dataclass(frozen=True)
-class Unquoted:
-    """A date that stands in YAML without quotes; no key takes one."""
-
-    text: str
-
-    @property
-    def advice(self) -> str:
-        return f'write the date in quotes: "{self.text}" (DVC stops at an unquoted date)'
-
-    def __str__(self) -> str:
-        return self.text
-
-
-def parse_duration(text: Any) -> dt.timedelta:
-    """`5min`, `1h`, `2d` … as a timedelta. Raises ValueError for anything else."""
-    if isinstance(text, dt.timedelta):
-        return text
-    match = re.fullmatch(r"(\d+)\s*(s|min|h|d|w)", str(text).strip())
-    if not match or int(match[1]) == 0:
-        raise ValueError(f"{text!r} is not a duration; write a whole number and s, min, h, d or w, such as 15min")
-    return dt.timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-
-
-def parse_instant(text: Any) -> dt.datetime:
-    """An ISO date or date-time as an aware UTC datetime; one without a zone is UTC. Raises ValueError."""
-    if isinstance(text, dt.datetime) and text.tzinfo is not None:
-        return text.astimezone(dt.UTC)
-    if isinstance(text, Unquoted):
-        raise ValueError(text.advice)
-    if not isinstance(text, str):
-        raise ValueError(f'{text!r} is not a date; write it in quotes, as "2025-03-01" or "2025-03-01T06:00:00Z"')
-    try:
-        value = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f'{text!r} is not a date; write it as "2025-03-01" or "2025-03-01T06:00:00Z"') from None
-    return value.astimezone(dt.UTC) if value.tzinfo else value.replace(tzinfo=dt.UTC)
-
-
-def _name(text: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", text):
-        raise ValueError(f"{text!r} is not a name; use small letters, digits and _, beginning with a letter")
-    return text
-
-
-def _timezone(text: str) -> str:
-    import zoneinfo
-
-    try:
-        zoneinfo.ZoneInfo(text)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError):
-        raise ValueError(f"{text!r} is not a time zone; write an IANA name such as Europe/Paris") from None
-    return text
-
-
-Duration = Annotated[dt.timedelta, BeforeValidator(parse_duration)]
-Instant = Annotated[dt.datetime, BeforeValidator(parse_instant)]
-Name = Annotated[str, AfterValidator(_name)]
-Zone = Annotated[str, AfterValidator(_timezone)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-
-
-class Model(BaseModel):
-    """Frozen; an unknown key is an error that suggests the nearest valid one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            for key in data:
-                if key not in cls.model_fields:
-                    hint = nearest(str(key), cls.model_fields)
-                    raise PydanticCustomError("unknown_key", "unknown key; {hint}", {"key": str(key), "hint": hint})
-        return data
 
 
 class City(Model):
@@ -118,10 +41,15 @@ class City(Model):
 
 
 class Kind(Model):
-    """One quantity a source measures. `label` marks what is known afterwards and is never a model input."""
+    """One quantity a source measures; of pictures and messages, one way in which they are annotated.
 
-    unit: str
-    range: tuple[float, float]
+    `label` marks what is known afterwards and is never a model input.
+    """
+
+    labels: tuple[str, ...] = ()
+    """Of pictures and messages: what an annotation may say."""
+    unit: str = ""
+    range: tuple[float, float] = (0, 1)
     aggregate: Literal["mean", "sum", "max", "min", "last"] = "mean"
     label: bool = False
     stuck_after: Duration | Literal["never"] | None = None
@@ -139,6 +67,8 @@ class Kind(Model):
     def _ordered(self) -> "Kind":
         if not self.range[0] < self.range[1]:
             raise ValueError(f"range {list(self.range)} must be [low, high] with low < high")
+        if twice := next((word for word in self.labels if self.labels.count(word) > 1), None):
+            raise ValueError(f"labels: {twice!r} stands there twice")
         return self
 
 
@@ -173,6 +103,38 @@ class Contract(Model):
     clock_tolerance: Fraction = 0.1
     """How far from the grid a record's time may lie, as a share of the step; 1 switches the check off."""
     bounds: Bounds = Bounds()
+    side: tuple[Positive, Positive] = (8, 12_000)
+    """Pictures: the shorter and the longer side, in pixels, at least and at most."""
+    pixels: Annotated[int, Field(gt=0, le=40_000_000)] = 40_000_000
+    """Pictures: at most; more are never decoded."""
+    aspect: Annotated[float, Field(ge=1)] = 10.0
+    """Pictures: the longer side ÷ the shorter, at most."""
+    blank: Annotated[float, Field(ge=0)] = 2.0
+    """Pictures: one whose grey values (0 … 255) deviate by less than this shows nothing."""
+    frozen: Positive = 5
+    """Pictures: the same one of a camera so many times running is a camera that hangs."""
+    near: Annotated[int, Field(ge=0, le=32)] = 6
+    """Pictures whose 64-bit perceptual hashes differ in so few bits are near-duplicates, which no split parts."""
+    length: tuple[Positive, Positive] = (2, 20_000)
+    """Messages: code points, at least and at most."""
+    languages: tuple[str, ...] = ()
+    """Messages: ISO 639-1 codes that are expected; none: any."""
+    balance: Fraction = 0.01
+    """Pictures and messages: a class with a smaller share of the annotated ones is reported."""
+
+
+class Features(Model):
+    """How pictures and messages become what a model is given, and how they are split."""
+
+    size: Annotated[int, Field(ge=16, le=1024)] = 96
+    """Pictures: the side, in pixels, of the square they are fitted into."""
+    split: Literal["time", "group"] = "time"
+    """time: by the source's dates. group: whole groups of near-duplicates by lot, for collections without dates."""
+    validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """group: this share, and"""
+    test: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
+    """this share, are held out."""
+    seed: int = 0
 
 
 class Privacy(Model):
@@ -184,159 +146,20 @@ class Privacy(Model):
     """Sensor ids become a keyed hash (HMAC-SHA-256 under CITYLOOP_HASH_KEY)."""
     coarsen_location: float | None = Field(default=None, gt=0)
     """Latitude and longitude are rounded to this many degrees."""
+    mask: bool = True
+    """Telephone numbers, names, plates and the like in messages are masked, and what a camera wrote into a picture's
+    file (place, owner) is left out."""
 
 
-class Faults(Model):
-    """Expected share of records the simulator spoils, by fault. Zeroes give a clean city."""
-
-    missing: Fraction = 0.01
-    duplicate: Fraction = 0.003
-    stuck: Fraction = 0.01
-    spike: Fraction = 0.002
-    out_of_range: Fraction = 0.001
-    clock_skew: Fraction = 0.004
-    unit_mixup: Fraction = 0.004
-
-
-def _sha256(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
-        raise ValueError(f"{text!r} is not a SHA-256; write its 64 small hexadecimal digits")
-    return text
-
-
-class SimulatorRead(Model):
-    """The embedded city; `feed` is which of its departments this source is."""
-
-    connector: Literal["simulator"]
-    feed: Literal["traffic", "air", "energy", "water"]
-    sensors: Positive | None = None
-    faults: Faults = Faults()
-
-
-class TimeSplit(Model):
-    """Time spread over several columns."""
-
-    year: str
-    month: str
-    day: str
-    hour: str | None = None
-    minute: str | None = None
-
-
-Sha256 = Annotated[str, AfterValidator(_sha256)]
-
-
-def _check_path(path: str, sha256: str | None, key: str) -> None:
-    pattern = any(mark in path for mark in "*?[")
-    if "://" in path and sha256 is None:
-        raise ValueError(f"{key}: a URL needs `sha256`, so that what is fetched is what was meant")
-    if "://" in path and "*" in path:
-        raise ValueError(f"{key}: a URL names one file; * is for local paths")
-    if pattern and "://" not in path and sha256 is not None:
-        raise ValueError(f"{key}: `sha256` is of one file, and {path!r} may name several; name the file")
-
-
-class SensorTable(Model):
-    """A CSV or Parquet file about the sensors. `latitude` and `longitude` may be absent unless named here."""
-
-    path: str
-    sha256: Sha256 | None = None
-    sensor: str = "sensor"
-    latitude: str | None = "latitude"
-    longitude: str | None = "longitude"
-    district: str | None = None
-
-
-class GraphFile(Model):
-    """A road graph. `matrix`: a CSV without header, .npy or .npz of weights, rows and columns in the order of the
-    sensor table (or of a wide file's columns); 0 is no edge. `edges`: a CSV or Parquet file with an edge a row."""
-
-    path: str
-    sha256: Sha256 | None = None
-    form: Literal["matrix", "edges"] = "matrix"
-    source: str = "from"
-    target: str = "to"
-    weight: str | None = "weight"
-
-
-class FilesRead(Model):
-    """Files as cities have them. `{data}` in a path is the folder named by CITYLOOP_DATA."""
-
-    connector: Literal["files"]
-    path: str
-    """A local path (relative to the city's folder), a glob, or any fsspec URL; a URL needs `sha256`."""
-    sha256: Sha256 | None = None
-    format: Literal["csv", "parquet", "npz", "hdf5"] | None = None
-    """None: by the file's ending."""
-    layout: Literal["wide", "long", "station"] = "long"
-    """wide: a column a sensor (or as `columns` says); long: a row a record; station: a row a time, a column a kind."""
-    time: str | TimeSplit | None = None
-    """None for a wide file without time: then `first` and the source's `step` say when."""
-    time_format: str | None = None
-    """A strptime pattern, `unix` or `unix_ms`; None: ISO 8601."""
-    timezone: Zone = "UTC"
-    """The clock of times that carry no offset. An hour that comes twice in autumn is summer time first, then winter."""
-    first: Instant | None = None
-    sensor: str | None = None
-    """long and station: the column with the sensor's id."""
-    sensor_pattern: str | None = None
-    """A regular expression on the file name whose first group is the sensor's id; None: the name without its ending."""
-    station: str | None = None
-    """The sensor's id, when the files are about one sensor only."""
-    kind: str | None = None
-    """long: the column with the kind. wide: the kind of all columns. None: the source's only kind."""
-    value: str | None = None
-    """long: the column with the value."""
-    columns: dict[str, str] = {}
-    """station: column → kind. wide: column → sensor/kind, or channel number → kind of an array [time, sensor, channel].
-    long: the file's word for a kind → kind. Other columns are not read; other words stay as they are."""
-    skip: tuple[str, ...] = ()
-    """wide: columns that are not sensors."""
-    na: tuple[str, ...] = ("", "NA", "NaN", "nan", "null", "None", "-")
-    separator: str = ","
-    decimal: str = "."
-    encoding: str = "utf-8"
-    dataset: str | None = None
-    """The array in an .npz, or the key in an HDF5 file; None where there is only one."""
-    sensors: SensorTable | None = None
-    graph: GraphFile | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "FilesRead":
-        _check_path(self.path, self.sha256, "path")
-        for key, part in (("sensors", self.sensors), ("graph", self.graph)):
-            if part is not None:
-                _check_path(part.path, part.sha256, f"{key}.path")
-        if self.layout == "long" and (self.time is None or self.value is None):
-            raise ValueError("layout long needs `time` and `value`")
-        if self.layout == "wide" and (self.sensor or self.sensor_pattern or self.station):
-            raise ValueError("layout wide has its sensors in columns; leave out sensor, sensor_pattern and station")
-        if sum(x is not None for x in (self.sensor, self.sensor_pattern, self.station)) > 1:
-            raise ValueError("give one of sensor, sensor_pattern and station")
-        if self.time_format and not isinstance(self.time, str):
-            raise ValueError("time_format belongs to `time` in one column")
-        if self.time is not None and self.first is not None:
-            raise ValueError("`first` is for files without `time`; give one of them")
-        if self.sensor_pattern is not None:
-            try:
-                groups = re.compile(self.sensor_pattern).groups
-            except re.error as error:
-                raise ValueError(f"sensor_pattern: not a regular expression: {error}") from None
-            if groups < 1:
-                raise ValueError("sensor_pattern: put the sensor's id in a group, such as station_(\\w+)\\.csv")
-        if len(self.separator) != 1 or len(self.decimal) != 1 or self.separator == self.decimal:
-            raise ValueError("separator and decimal are one character each, and differ")
-        targets = list(self.columns.values())
-        twice = next((t for t in targets if targets.count(t) > 1), None)
-        if twice and self.layout != "long":
-            raise ValueError(f"columns: {twice!r} is given to two columns")
-        return self
+Modality = Literal["series", "image", "text"]
+ANNOTATED = {"image": ("label", "boxes"), "text": ("label", "spans")}
+"""What pictures and messages can be annotated with: the kinds of such a source."""
 
 
 class Source(Model):
     """One feed of one modality, and its data contract."""
 
-    modality: Literal["series", "image", "text"] = "series"
+    modality: Modality = "series"
     department: str
     about: str = ""
     start: Instant
@@ -345,8 +168,9 @@ class Source(Model):
     step: Duration
     timezone: Zone | None = None
     """The clock that people live by where this source stands, for calendar features; None: the city's."""
-    read: Annotated[SimulatorRead | FilesRead, Field(discriminator="connector")]
-    kinds: dict[Name, Kind] = Field(min_length=1)
+    read: Read
+    kinds: dict[Name, Kind] = {}
+    features: Features = Features()
     contract: Contract = Contract()
     privacy: Privacy = Privacy()
 
@@ -363,7 +187,26 @@ class Source(Model):
         return self
 
     @model_validator(mode="after")
+    def _kinds(self) -> "Source":
+        if self.read.modality != self.modality:
+            raise ValueError(f"this connector reads {self.read.modality}; `modality` says {self.modality}")
+        if self.modality == "series" and not self.kinds:
+            raise ValueError("kinds: name at least one")
+        for name, kind in self.kinds.items():
+            if self.modality == "series":
+                if kind.labels or not {"unit", "range"} <= kind.model_fields_set:
+                    raise ValueError(f"kinds.{name}: of a series needs `unit` and `range`, and has no `labels`")
+            elif name not in ANNOTATED[self.modality]:
+                possible = " or ".join(ANNOTATED[self.modality])
+                raise ValueError(f"kinds.{name}: {self.modality} sources are annotated with {possible}")
+            elif not kind.labels or kind.model_fields_set != {"labels"}:
+                raise ValueError(f"kinds.{name}: has `labels`, one or more, and nothing else")
+        return self
+
+    @model_validator(mode="after")
     def _columns(self) -> "Source":
+        if self.modality != "series":
+            return self
         for column, target in getattr(self.read, "columns", {}).items():
             kind = target.rpartition("/")[2] if "/" in target or self.read.layout != "wide" else None  # type: ignore[union-attr]
             if kind is not None and kind not in self.kinds:
@@ -406,14 +249,30 @@ class Pretrain(Trainer):
 class Backbone(Model):
     """A model pretrained without labels on every source of one modality.
 
-    `family` cnn or lstm, for comparison: trained, adapted and served alike, but channels do not meet in them.
+    `family` of series: cnn or lstm are for comparison: trained, adapted and served alike, but channels do not meet in
+    them. Of pictures: a vision transformer, or a cnn, which learns more from few. Of messages: a transformer.
     """
 
-    modality: Literal["series", "image", "text"] = "series"
+    modality: Modality = "series"
     family: Literal["transformer", "cnn", "lstm"] = "transformer"
     size: Literal["tiny", "small", "base", "large"] = "tiny"
+    start: str | None = Field(default=None, alias="from")
+    """image, text: a folder, relative to the city's, or a model of the Hugging Face hub, in safetensors, whose weights
+    it begins with; then `size` is that model's own."""
     corpus: Corpus = Corpus()
     pretrain: Pretrain = Pretrain()
+
+    @model_validator(mode="after")
+    def _family(self) -> "Backbone":
+        if self.family not in (possible := FAMILIES[self.modality]):
+            raise ValueError(f"family {self.family!r} is not for {self.modality}; it has {', '.join(possible)}")
+        if self.start and self.modality == "series":
+            raise ValueError("`from` is for image and text; a series backbone begins with nothing")
+        return self
+
+
+FAMILIES = {"series": ("transformer", "cnn", "lstm"), "image": ("transformer", "cnn"), "text": ("transformer",)}
+"""Of backbones, by modality."""
 
 
 class Select(Model):
@@ -427,6 +286,10 @@ class Select(Model):
     scores are those of a perfect one; the bundle's channels say so (role `ahead`)."""
 
 
+_COLUMNS = ("request_id", "task", "digest", "role", "issued", "sensor", "kind", "time", "step", "class", "date")
+"""Of answers, beside one for each class."""
+
+
 class Classes(Model):
     """Classes as ranges of value ÷ the channel's reference (its 90th percentile on training data)."""
 
@@ -437,6 +300,8 @@ class Classes(Model):
     def _shape(self) -> "Classes":
         if len(self.names) < 2:
             raise ValueError("names must have two classes or more")
+        if taken := sorted(set(self.names) & set(_COLUMNS)):
+            raise ValueError(f"{taken[0]!r} names a column of every answer; call that class something else")
         if len(self.edges) != len(self.names) - 1 or list(self.edges) != sorted(set(self.edges)):
             raise ValueError("edges must be increasing and one fewer than names")
         return self
@@ -488,34 +353,120 @@ class Evaluate(Model):
 
 
 class Gate(Model):
-    """Conditions before anyone may approve."""
+    """Conditions that a candidate must meet before anyone may approve; shares are of the error, or of the score."""
 
     enabled: bool = True
-    min_gain: float = 0.0
+    min_gain: Annotated[float, Field(ge=0)] = 0.0
+    """Better than each baseline by at least this share, and by a 95 % interval that excludes no gain."""
+    versus: tuple[
+        Literal["last_value", "linear", "profile", "ridge", "majority", "logistic", "none", "usual", "dictionary"], ...
+    ] = ()
+    """The baselines meant; none named: all the objective has, boosted trees apart."""
+    champion: Annotated[float, Field(ge=0)] = 0.0
+    """At most by this share worse than the champion on the same test, as far as the interval can tell."""
+    slice: Annotated[float, Field(ge=0)] = 0.15
+    """No slice worse by more than this share than the champion there, or, without one, than the best baseline."""
+    robustness: Annotated[float, Field(ge=0)] = 1.0
+    """Under damaged readings worse by at most this share than without damage, or no worse than the ridge is."""
+    coverage: tuple[Fraction, Fraction] = (0.7, 0.9)
+    """Of the 80 % interval, over the whole test."""
+    calibration: Fraction = 0.1
+    """Expected calibration error of class probabilities, at most."""
+    latency_ms: Annotated[float, Field(gt=0)] = 250
+    """One window on one thread, 95th percentile."""
+    size_mb: Annotated[float, Field(gt=0)] = 200
+    reviewers: Positive = 1
+    """Distinct people who must approve."""
+    authenticated: bool = False
+    """Count only approvals whose author is proven (a signed token, Airflow's form); a tag alone proves nobody. With two
+    reviewers or more this is always so."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Gate":
+        if not self.coverage[0] < self.coverage[1]:
+            raise ValueError(f"coverage {list(self.coverage)} must be [low, high] with low < high")
+        return self
+
+
+class Release(Model):
+    """How an approved model comes to answer."""
+
+    mode: Literal["direct", "shadow", "canary"] = "direct"
+    """direct: at once. shadow: first it answers a copy of the requests, unseen. canary: first a share of them."""
+    share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """canary: of the requests."""
+    seconds: Positive = 60
+    """shadow, canary: watched for at most so long …"""
+    requests: Positive = 200
+    """… or until so many were answered and compared. Too little traffic for that is no reason to refuse."""
+    max_error_rate: Fraction = 0.01
+    max_latency_ratio: Annotated[float, Field(gt=0)] = 2.0
+    """95th percentile, of the new model ÷ of the old one."""
+    max_disagreement: Annotated[float, Field(gt=0)] = 1.0
+    """Mean distance of the two answers in widths of the old one's 80 % interval; of classes and alarms the share that
+    differs; of boxes one less the mean overlap with the best of the same label; of spans the share of marked code
+    points that differ."""
+    wait: Positive = 60
+    """Seconds for every living server to report the new release; else the promotion is undone."""
+    keep: Positive = 5
+    """Releases of this task that stay in the store beside those that serve or served last."""
+
+
+_NONE = dt.timedelta()
+
+
+def _none(value: Any) -> Any:
+    return _NONE if value is None else value
+
+
+OBJECTIVES = {
+    "series": ("forecast", "impute", "classify", "anomaly"),
+    "image": ("classify", "locate"),
+    "text": ("classify", "tag"),
+}
+"""Kinds of question, by modality."""
+ASKED = {"classify": "label", "locate": "boxes", "tag": "spans"}
+"""Of pictures and messages: the annotation that each objective learns from."""
 
 
 class Task(Model):
     """A department's question."""
 
+    modality: Modality = "series"
     department: str
     question: str
-    objective: Literal["forecast", "impute", "classify", "anomaly"]
+    objective: Literal["forecast", "impute", "classify", "anomaly", "tag", "locate"]
+    """classify: states of a series, or what a picture or message is; tag: phrases of a message; locate: boxes in a
+    picture."""
     backbone: Name
     target: Select
     inputs: tuple[Select, ...] = ()
-    context: Duration
-    horizon: Duration
+    context: Annotated[Duration, BeforeValidator(_none)] = _NONE
+    horizon: Annotated[Duration, BeforeValidator(_none)] = _NONE
+    """Of a series; null for pictures and messages, as is the context."""
     classes: Classes | None = None
     label: Name | None = None
     """anomaly: the target source's label kind, used to choose the threshold and to score, never as an input."""
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
+    release: Release = Release()
 
     @model_validator(mode="after")
     def _objective(self) -> "Task":
-        if (self.objective == "classify") != (self.classes is not None):
-            raise ValueError("`classes` belongs to objective classify, and it needs them")
+        if self.objective not in (possible := OBJECTIVES[self.modality]):
+            raise ValueError(
+                f"objective {self.objective!r} is not asked of {self.modality}; {' or '.join(possible)} is"
+            )
+        if self.modality == "series":
+            if not (self.context and self.horizon):
+                raise ValueError("context and horizon: a series needs both")
+            if (self.objective == "classify") != (self.classes is not None):
+                raise ValueError("`classes` belongs to objective classify, and it needs them")
+        elif self.context or self.horizon or self.classes or self.inputs:
+            raise ValueError(
+                f"context, horizon, classes and inputs are for series; leave them null for {self.modality}"
+            )
         if self.target.ahead:
             raise ValueError("target.ahead: only inputs can be known ahead")
         if self.objective not in ("forecast", "classify") and any(chosen.ahead for chosen in self.inputs):
@@ -534,10 +485,16 @@ class Params(Model):
     sources: dict[Name, Source] = Field(min_length=1)
     backbones: dict[Name, Backbone] = {}
     tasks: dict[Name, Task] = {}
+    schedule: Schedule = Schedule()
     window: dict[Name, Instant] = {}
 
     @model_validator(mode="after")
     def _references(self) -> "Params":
+        known = {"ingest": [*self.sources], "pretrain": [*self.backbones], "tasks": [*self.tasks]}
+        for key, names in known.items():
+            for name in getattr(self.schedule, key):
+                if name not in names:
+                    raise ValueError(f"schedule.{key}: no {name!r} in {PARAMS}; {nearest(name, names)}")
         for name, backbone in self.backbones.items():
             for source, until in backbone.corpus.until.items():
                 at = f"backbones.{name}.corpus.until.{source}"
@@ -564,9 +521,17 @@ class Params(Model):
             for key in ("context", "horizon"):
                 if getattr(task, key) % target.step:
                     raise ValueError(f"{at}.{key}: not a multiple of the source's step")
-            modality = self.backbones[task.backbone].modality
-            if modality != target.modality:
-                raise ValueError(f"{at}.backbone: {task.backbone!r} is for {modality}, the target is {target.modality}")
+            for key, modality in (
+                (f"backbone: {task.backbone!r}", self.backbones[task.backbone].modality),
+                *((f"inputs: {chosen.source!r}", self.sources[chosen.source].modality) for chosen in task.inputs),
+                ("modality", task.modality),
+            ):
+                if modality != target.modality:
+                    raise ValueError(f"{at}.{key} is {modality}, the target is {target.modality}")
+            if task.modality != "series":
+                kind = ASKED[task.objective]
+                if kind not in target.kinds or task.target.kinds not in ((), (kind,)):
+                    raise ValueError(f"{at}.target: objective {task.objective} asks for kind {kind!r} of its source")
         return self
 
     def _source(self, name: str, at: str) -> Source:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import yaml
+
 from pipelines.core.errors import UserError
 from pipelines.core.paths import Paths
 
@@ -59,6 +61,14 @@ def configured(paths: Paths) -> bool:
     """Whether MLflow can be imported and has a place of its own here: an address given, or a database begun."""
     given = os.environ.get("MLFLOW_TRACKING_URI") or (paths.state / "mlflow.db").exists()
     return bool(given) and importlib.util.find_spec("mlflow") is not None
+
+
+def page_url(paths: Paths, name: str, version: object) -> str:
+    """Where people look at a version; "" where no server of MLflow is known."""
+    where = uri(paths)
+    # A server with workspaces would ask which one is meant first; others do not mind.
+    page = f"/#/models/{name}/versions/{version}?workspace=default"
+    return f"{_public(where, where).rstrip('/')}{page}" if where.startswith("http") else ""
 
 
 @contextlib.contextmanager
@@ -174,12 +184,13 @@ class Tracking:
         """All versions of a registered model, oldest first; made if there is no such model."""
         from mlflow.exceptions import MlflowException
 
-        try:
-            self.client.get_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            self.client.create_registered_model(name)
+        # Where MLflow asks who one is, asking for a model that is not there is answered with "permission denied".
+        if not self.known(name):
+            try:
+                self.client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
         found, token = [], None
         while True:
             page = self.client.search_model_versions(f"name = '{name}'", page_token=token)
@@ -208,6 +219,15 @@ class Tracking:
             return first
         return made
 
+    def bundle(self, version: Any, to: Path) -> Path:
+        """Download a version's model into folder `to`; returns where in it the bundle is, which nobody verified yet."""
+        import mlflow.artifacts
+
+        where = f"models:/{version.name}/{version.version}"
+        model = Path(mlflow.artifacts.download_artifacts(artifact_uri=where, dst_path=str(to)))
+        described = yaml.safe_load((model / "MLmodel").read_text(encoding="utf-8"))
+        return model / str(described["flavors"]["python_function"]["data"])
+
     def describe(self, version: Any, description: str, tags: Mapping[str, str]) -> None:
         """Bring a version's description and tags to these; others, such as reviews, are left alone."""
         if version.description != description:
@@ -222,6 +242,29 @@ class Tracking:
 
     def point(self, name: str, alias: str, version: str) -> None:
         self.client.set_registered_model_alias(name, alias, version)
+
+    def known(self, name: str) -> bool:
+        """Whether there is a registered model of that name."""
+        return any(m.name == name for m in self.client.search_registered_models(f"name = '{name}'"))
+
+    def by_alias(self, name: str, alias: str) -> Any | None:
+        """The version that `alias` points to, with its tags as they are now; None where there is none."""
+        number = self.aliases(name).get(alias) if self.known(name) else None
+        return self.client.get_model_version(name, number) if number else None
+
+    def serves(self, name: str, champion: str | None, previous: str | None) -> None:
+        """Make the aliases say which digests serve and served before; a candidate that serves is none any more."""
+        if not self.known(name):
+            return
+        of = {v.tags.get(DIGEST): str(v.version) for v in reversed(self.versions(name))}
+        wanted, have = {"champion": of.get(champion), "previous": of.get(previous)}, self.aliases(name)
+        for alias, number in wanted.items():
+            if number and have.get(alias) != number:
+                self.point(name, alias, number)
+            elif number is None and alias in have:
+                self.client.delete_registered_model_alias(name, alias)
+        if have.get("candidate") and have["candidate"] == wanted["champion"]:
+            self.client.delete_registered_model_alias(name, "candidate")
 
 
 def _database(where: str) -> Path | None:

@@ -2,13 +2,15 @@
 
 import dataclasses
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipelines.core import calendar
-from pipelines.core.grid import Series
+
+if TYPE_CHECKING:
+    from pipelines.core.grid import Series
 
 Array = np.ndarray[Any, Any]
 LEAD = 6
@@ -94,7 +96,7 @@ class Week:
     mean: Array
 
     @classmethod
-    def of(cls, series: Series, spec: Spec) -> "Week":
+    def of(cls, series: "Series", spec: Spec) -> "Week":
         """Add up, some rows at a time."""
         shape = (604800 // spec.step_s, len(series.channels))
         total, count = np.zeros(shape), np.zeros(shape)
@@ -165,21 +167,29 @@ def fill(values: Array, profile: Array, known: int | None = None, after: int = 0
     its profile. `known`, `after`: what lies between that many first and last steps is asked for, and speaks for no gap
     but its own.
     """
-    length = values.shape[1]
     observed = np.isfinite(values)
+    if observed.all():
+        return values.astype(np.float32), observed.astype(np.float32)
     deviation = np.where(observed, values - profile, 0).astype(np.float32)
+    b, length, n = values.shape
+    source = _speaker(observed, known, after) * n + np.arange(n) + (np.arange(b) * length * n)[:, None, None]
+    filled = profile + deviation.reshape(-1).take(source)
+    np.copyto(filled, values, where=observed, casting="same_kind")
+    return filled.astype(np.float32, copy=False), observed.astype(np.float32)
+
+
+def _speaker(observed: Array, known: int | None, after: int) -> Array:
+    """Of which step each of [B, L, N] follows the deviation, see `fill`: the last observed, at first the first one."""
+    length = observed.shape[1]
     speaks = observed.copy()
     speaks[:, length if known is None else known : length - after] = False
-    step = np.arange(length)[None, :, None]
-    last = np.maximum.accumulate(np.where(observed, step, -1), axis=1)
+    step = np.arange(length, dtype=np.int32)[None, :, None]
+    last = np.maximum.accumulate(np.where(observed, step, np.int32(-1)), axis=1)
     if after:
-        later = np.maximum.accumulate(np.where(speaks, step, -1), axis=1)
+        later = np.maximum.accumulate(np.where(speaks, step, np.int32(-1)), axis=1)
         last[:, length - after :] = later[:, length - after :]
     # Before the first value: the first one's deviation, which is 0 where none is.
-    first = np.argmax(speaks, axis=1)[:, None, :]
-    carried = np.take_along_axis(deviation, np.where(last < 0, first, last), axis=1)
-    filled = np.where(observed, values, profile + carried).astype(np.float32)
-    return filled, observed.astype(np.float32)
+    return np.where(last < 0, np.argmax(speaks, axis=1)[:, None, :], last)
 
 
 def beside(values: Array, usual: Array, std: Array, peers: Array, weights: Array) -> Array:
@@ -188,9 +198,12 @@ def beside(values: Array, usual: Array, std: Array, peers: Array, weights: Array
     values, usual: readings (NaN = missing, which says nothing) and profile [B, L, N]; std [N]; peers and their weights
     [N, K], see `models.peers`.
     """
+    heard = np.flatnonzero(weights.any(axis=0))
+    if not len(heard):
+        return np.zeros(values.shape, np.float32)
     away = np.nan_to_num((values - usual) / std)
     out = np.zeros_like(away)
-    for k in range(peers.shape[1]):
+    for k in heard:
         out += away[..., peers[:, k]] * weights[:, k]
     return (out * std).astype(np.float32)
 
@@ -200,8 +213,9 @@ def beside_steps(spec: Spec, reconstruct: bool) -> int:
     return 0 if reconstruct else spec.patch
 
 
+@lru_cache(maxsize=1000)
 def lead_features(spec: Spec) -> Array:
-    """How far each patch lies from now, in three scales, float32 [patches, LEAD]."""
+    """How far each patch lies from now, in three scales, float32 [patches, LEAD]; not to be written to."""
     patches = (spec.context + spec.future) // spec.patch
     hours = (np.arange(patches) - spec.context // spec.patch + 0.5) * spec.patch * spec.step_s / 3600
     angles = hours[:, None] / np.array([3.0, 24.0, 168.0])
@@ -222,19 +236,19 @@ def prepare(values: Array, starts: Array, usual: Array, spec: Spec, known: int |
     [B, context + future, N]; known: see `fill`. Returns float32 `values` and `observed` like
     `values`, `profile` [B, context + future, N] and `calendar` [B, patches, calendar.FEATURES + LEAD].
     """
-    times = window_times(starts, spec)
+    times, centres = window_times(starts, spec), slice(spec.patch // 2, None, spec.patch)
     if usual.ndim == 2:
-        usual = profile_at(usual, times, spec)
+        local = calendar.local_seconds(times.reshape(-1), spec.timezone).reshape(times.shape)
+        usual = usual[calendar.slot_of(local, spec.holidays, spec.step_s)]
+        local = local[:, centres]
+    else:
+        local = calendar.local_seconds(times[:, centres].reshape(-1), spec.timezone).reshape(len(times), -1)
     filled, observed = fill(values, usual[:, : values.shape[1]], known, spec.after)
-    centres = times[:, spec.patch // 2 :: spec.patch]
-    moments = calendar.features(centres.reshape(-1), spec.timezone, spec.holidays).reshape(*centres.shape, -1)
-    lead = np.broadcast_to(lead_features(spec), (*centres.shape, LEAD))
-    return {
-        "values": filled,
-        "observed": observed,
-        "profile": usual.astype(np.float32),
-        "calendar": np.concatenate([moments, lead], axis=-1).astype(np.float32),
-    }
+    moments = np.empty((*local.shape, calendar.FEATURES + LEAD), np.float32)
+    moments[..., : calendar.FEATURES] = calendar.features_of(local, spec.holidays)
+    moments[..., calendar.FEATURES :] = lead_features(spec)
+    usual = usual.astype(np.float32, copy=False)
+    return {"values": filled, "observed": observed, "profile": usual, "calendar": moments}
 
 
 def locations(latitude: Array, longitude: Array, centre: tuple[float, float]) -> Array:

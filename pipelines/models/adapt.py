@@ -10,6 +10,7 @@ windows whose answers came after that bundle's own training.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -45,10 +46,14 @@ PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "clo
 
 @dataclass(frozen=True)
 class Lessons:
-    """First rows of the windows to learn from: those after a bundle's training (all, without one), and those before."""
+    """First rows of the windows to learn from: those after a bundle's training (all, without one), and those before.
+
+    held: of the windows to judge by while learning.
+    """
 
     new: Array
     old: Array
+    held: Array
 
     @classmethod
     def of(cls, data: Windows, labels: float, since: np.datetime64 | None = None) -> "Lessons":
@@ -69,7 +74,19 @@ class Lessons:
         count = math.ceil(labels * len(new)) if labels <= 1 else int(labels)
         if count > len(new):
             raise UserError(f"finetune.labels: {count} windows, but only {len(new)} may be learnt from; ask for fewer")
-        return cls(new[len(new) - count :], old)
+        return cls(new[len(new) - count :], old, data.rows("validation", 1))
+
+    def rehearsal(self, data: Windows) -> "Lessons | None":
+        """To learn from the first three quarters and be judged by the last one, as later by validation.
+
+        None when either would hold no window that is read for half of what is asked.
+        """
+        cut, asked = len(self.new) * 3 // 4, data.spec.horizon + data.spec.after
+        # What a judged window asks for, no window learnt from may tell.
+        parts = self.new[: max(0, cut - asked + 1)], self.new[cut:]
+        if not all(_tell(data, rows) for rows in parts):
+            return None
+        return Lessons(parts[0], self.old, parts[1])
 
     def draw(self, rng: np.random.Generator, size: int, replay: float) -> Array:
         """`size` rows, the share `replay` of them old ones (at least one, and never all)."""
@@ -93,6 +110,8 @@ class Adaptation:
     """PER_CHANNEL arrays, each [N, …]."""
     lessons: Lessons
     tuning: Tuning
+    fitted: bool
+    """Whether the anchor is a ridge solved on the windows learnt from."""
 
     @cached_property
     def near(self) -> Near:
@@ -100,12 +119,13 @@ class Adaptation:
 
     @classmethod
     def prepare(
-        cls, task: Task, data: Windows, config: dict[str, Any], weights: Path | None, start: Start | None = None
-    ) -> "Adaptation":
+        cls, task: Task, data: Windows, config: dict[str, Any], weights: Path | None, start: Start | None = None,
+        lessons: Lessons | None = None,
+    ) -> "Adaptation":  # fmt: skip
         """The model before training: it answers as its anchor does, see `TaskModel`, or as `start` did.
 
         `weights` None: a new backbone, drawn from the task's seed, with the same anchor and the same zero head as a
-        pretrained one has: as good a start as scratch can have.
+        pretrained one has: as good a start as scratch can have. `lessons` None: all that the task's settings allow.
         """
         objective = objectives.of(task)
         torch.manual_seed(task.finetune.seed)
@@ -121,10 +141,10 @@ class Adaptation:
             "reference": reference(data),
             "unit": units(data),
         }
-        lessons = Lessons.of(data, task.finetune.labels, start.until if start else None)
+        lessons = lessons or Lessons.of(data, task.finetune.labels, start.until if start else None)
         if task.finetune.replay and not len(lessons.old):
             raise UserError("finetune.replay: no training window lies before what finetune.init was trained until")
-        fitted = Anchor.fit(data, lessons.new) if objective.ANCHOR == "ridge" and not start else None
+        fitted = Anchor.fit(data, lessons.new, lessons.held) if objective.ANCHOR == "ridge" and not start else None
         if fitted:
             channels |= fitted.channels
         else:
@@ -146,11 +166,16 @@ class Adaptation:
         if start:
             _load(model, start.folder / "weights.safetensors")
         tuning = Tuning.apply(model, task.finetune, start is not None)
-        return cls(task, data, objective, model, aux, channels, lessons, tuning)
+        return cls(task, data, objective, model, aux, channels, lessons, tuning, fitted is not None)
 
-    def train(self, what: str, paths: Paths | None = None, enough: lit.Enough | None = None) -> lit.Trained:
-        """Train in place; the model keeps its best weights, the untrained ones included. `enough`: see `lit.train`."""
-        settings, data = self.tuning.settings, self.data
+    def train(
+        self, what: str, paths: Paths | None = None, enough: lit.Enough | None = None, alone: bool = False
+    ) -> lit.Trained:
+        """Train in place; the model keeps its best weights, the untrained ones included.
+
+        `enough`, `alone`: see `lit.train`.
+        """
+        settings = self.tuning.settings
 
         def draw(step: int, part: int, parts: int) -> dict[str, Tensor]:
             rng = np.random.default_rng([settings.seed, step])
@@ -161,13 +186,13 @@ class Adaptation:
                 batch["epsilon"] = torch.from_numpy(epsilon[part::parts])
             return batch
 
-        held_rows = spread_out(data.rows("validation", 1), HELD_WINDOWS)
+        held_rows = spread_out(self.lessons.held, HELD_WINDOWS)
         rng = np.random.default_rng(settings.seed)
         held = [self._batch(held_rows[i :: len(held_rows) // settings.batch or 1], rng)
                 for i in range(len(held_rows) // settings.batch or 1)]  # fmt: skip
         trained = lit.train(
             self.model, self._training_loss, draw, held, settings, what, paths=paths, after=self.tuning.after,
-            enough=enough,
+            enough=enough, alone=alone,
         )  # fmt: skip
         self.tuning.merge()
         return trained
@@ -188,13 +213,31 @@ class Adaptation:
         batch |= {"truth": np.nan_to_num(truth).astype(np.float32), "seen": seen.astype(np.float32)}
         return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in batch.items()}
 
-    def _answer(self, batch: dict[str, Tensor]) -> Tensor:
+    def _parts(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Anchor, raw head outputs and scale of the targets, and their `aux`."""
         n = batch["truth"].shape[-1]
         noise = {"epsilon": batch["epsilon"]} if "epsilon" in batch else {}
         anchor, raw, scale = self.model(*(batch[k] for k in export.INPUTS if k != "reference"), **noise)
         aux = {**self.torch_aux(), "reference": batch["reference"][:n]}
-        answer: Tensor = self.objective.answer(anchor[..., :n], raw[:, :, :n], scale[..., :n], aux)
+        return anchor[..., :n], raw[:, :, :n], scale[..., :n], aux
+
+    def _answer(self, batch: dict[str, Tensor]) -> Tensor:
+        answer: Tensor = self.objective.answer(*self._parts(batch))
         return answer
+
+    @torch.no_grad()
+    def misses(self, rows: Array, shares: Sequence[float]) -> Array:
+        """Of windows that begin at `rows`, what each part of the answer that is judged apart misses with each of
+        `shares` of the head's correction, [shares, parts]: sums over the same points."""
+        total: Any = 0.0
+        for i in range(0, len(rows), 16):
+            batch = self._batch(rows[i : i + 16], None)
+            anchor, raw, scale, aux = self._parts(batch)
+            told = (batch["truth"], batch["unit"][: batch["truth"].shape[-1]], aux)
+            missed = [self.objective.misses(self.objective.answer(anchor, raw * s, scale, aux), *told) for s in shares]
+            total = total + (torch.stack(missed) * batch["seen"][..., None]).sum((1, 2, 3)).double().numpy()
+        found: Array = total
+        return found
 
     def _loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         n, answer = batch["truth"].shape[-1], self._answer(batch)
@@ -236,6 +279,12 @@ class Adaptation:
         """`aux` as tensors, where the model is."""
         device = next(self.model.parameters()).device
         return {k: torch.from_numpy(v).to(device) if isinstance(v, np.ndarray) else v for k, v in self.aux.items()}
+
+
+def _tell(data: Windows, rows: Array) -> bool:
+    """Whether any of windows that begin at `rows` is read for more than half of what is asked of some target."""
+    batches = data.batches(spread_out(rows, HELD_WINDOWS), 16)
+    return any(bool((np.isfinite(b["truth"]).mean(1) > 0.5).any()) for b in batches)
 
 
 def _noise(data: Windows, start: Start | None) -> Array:

@@ -34,14 +34,14 @@ class Anchor:
     channels: dict[str, Array]
 
     @classmethod
-    def fit(cls, data: Windows, train: Array) -> "Anchor":
-        """Solve on training windows that begin at rows `train`. Raises UserError as `Ridge.fit`."""
+    def fit(cls, data: Windows, train: Array, held: Array) -> "Anchor":
+        """Solve on windows that begin at rows `train`, choose by those at `held`. Raises UserError as `Ridge.fit`."""
         index, weights = peers.find(data)
         told = dataclasses.replace(data, peers=(index, weights))
         rows, quarter = windows_to_fit(train, data.targets), len(train) * 3 // 4
         folds = [
             Fold(told, rows[: len(rows) * 3 // 4], spread_out(train[quarter:], HELD_WINDOWS)),
-            Fold(told, rows, spread_out(data.rows("validation", 1), HELD_WINDOWS)),
+            Fold(told, rows, spread_out(held, HELD_WINDOWS)),
         ]
         hearing = bool(weights.any()) and all(
             fold.off(fold.solve(hearing=True)) < (1 - MARGIN) * fold.off(fold.solve(hearing=False)) for fold in folds

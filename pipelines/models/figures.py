@@ -20,14 +20,21 @@ COLOURS = {
     "profile": "#d9730d",
     "ridge": "#6940a5",
     "gbt": "#0f7b6c",
+    "none": "#9b9a97",
+    "majority": "#9b9a97",
+    "dictionary": "#6940a5",
+    "usual": "#d9730d",
+    "logistic": "#6940a5",
 }
 
 
-def _colour(name: str) -> str:
+def tint(name: str) -> str:
+    """The colour of a method."""
     return COLOURS.get(name, "black")
 
 
-def _label(name: str) -> str:
+def called(name: str) -> str:
+    """What a method is called."""
     return LABELS.get(name, name.replace("_", " "))
 
 
@@ -42,13 +49,15 @@ def _figure(title: str, width: float = 8, height: float = 4) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _save(path: Path, figure: Any) -> None:
+def save(path: Path, figure: Any) -> None:
+    """Write it as PNG, without a date."""
     sink = io.BytesIO()
     figure.savefig(sink, format="png", metadata={"Software": None})
     files.write_bytes(path, sink.getvalue())
 
 
-def _panel(axes: Any, title: str) -> None:
+def panel(axes: Any, title: str) -> None:
+    """Begin one plot of a page."""
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
@@ -60,9 +69,9 @@ def overview(path: Path, task: str, judged: Judged) -> None:
     metric = judged.report["primary"]
     _by_step(step, judged.by_step, metric)
     _by_hour(hour, judged.by_hour)
-    _slices(slices, judged.report)
+    gains(slices, judged.report)
     _calibration(calibration, judged)
-    _save(path, figure)
+    save(path, figure)
 
 
 def overview_alarms(path: Path, task: str, found: Alarms) -> None:
@@ -71,9 +80,9 @@ def overview_alarms(path: Path, task: str, found: Alarms) -> None:
     _alarm_rates(share, found.report)
     if found.label is not None:
         _precision_recall(curve, found)
-        _slices(slices, found.report)
+        gains(slices, found.report)
     _score_shares(scores, found)
-    _save(path, figure)
+    save(path, figure)
 
 
 def _page(task: str, report: dict[str, Any]) -> tuple[Any, Any]:
@@ -94,26 +103,26 @@ def _value(value: Any) -> str:
 
 
 def _by_step(axes: Any, rows: list[dict[str, Any]], metric: str) -> None:
-    _panel(axes, f"{metric} by how far ahead")
+    panel(axes, f"{metric} by how far ahead")
     long = max(r["minutes"] for r in rows) > 120
     for name in dict.fromkeys(r["method"] for r in rows):
         mine = [r for r in rows if r["method"] == name]
         axes.plot(
-            [r["minutes"] / (60 if long else 1) for r in mine], [r[metric] for r in mine], color=_colour(name),
-            label=_label(name), marker="." if len(mine) < 30 else None, zorder=3 if name == "model" else 2,
+            [r["minutes"] / (60 if long else 1) for r in mine], [r[metric] for r in mine], color=tint(name),
+            label=called(name), marker="." if len(mine) < 30 else None, zorder=3 if name == "model" else 2,
         )  # fmt: skip
     axes.set_xlabel("hours ahead" if long else "minutes ahead")
     axes.legend(frameon=False)
 
 
 def _by_hour(axes: Any, by_hour: dict[str, Array]) -> None:
-    _panel(axes, "mean error (of classes: share wrong) by local hour of the moment asked for")
+    panel(axes, "mean error (of classes: share wrong) by local hour of the moment asked for")
     for name, values in by_hour.items():
-        axes.plot(range(24), values, color=_colour(name), zorder=3 if name == "model" else 2)
+        axes.plot(range(24), values, color=tint(name), zorder=3 if name == "model" else 2)
     axes.set_xlabel("local hour")
 
 
-def _slices(axes: Any, report: dict[str, Any], most: int = 22) -> None:
+def gains(axes: Any, report: dict[str, Any], most: int = 22) -> None:
     """Model minus best baseline in each slice with its interval, as a share of the baseline; right of 0 is better."""
     rival, sign = report["interval"]["versus_best_baseline"]["baseline"], 1 if report["higher_is_better"] else -1
     everything = {
@@ -124,7 +133,7 @@ def _slices(axes: Any, report: dict[str, Any], most: int = 22) -> None:
         for group, found in {**everything, **report.get("slices", {})}.items()
         for name, slice_ in found.items()
     ][:most]
-    _panel(axes, f"gain over {_label(rival)} by slice, % of its {report['primary']}, 95 % interval")
+    panel(axes, f"gain over {called(rival)} by slice, % of its {report['primary']}, 95 % interval")
     axes.grid(axis="x", alpha=0.25)
     for i, (_, slice_, base) in enumerate(rows):
         ends = sorted(sign * 100 * slice_[k] / base for k in ("low", "high"))
@@ -140,7 +149,7 @@ def _slices(axes: Any, report: dict[str, Any], most: int = 22) -> None:
 def _calibration(axes: Any, judged: Judged) -> None:
     """Values: coverage and nominal coverage by step ahead. Classes: how often right, by how sure."""
     if judged.reliability is None:
-        _panel(axes, "coverage of the 80 % interval by how far ahead")
+        panel(axes, "coverage of the 80 % interval by how far ahead")
         mine = [r for r in judged.by_step if r["method"] == "model"]
         axes.plot(
             [r["minutes"] / 60 for r in mine], [r["coverage80"] for r in mine], color=COLOURS["model"], marker="."
@@ -150,8 +159,13 @@ def _calibration(axes: Any, judged: Judged) -> None:
         axes.set_ylim(0.5, 1)
         axes.set_xlabel("hours ahead")
         return
-    sure, right, count = (a[judged.reliability[2] > 0] for a in judged.reliability)
-    _panel(axes, "how often the likeliest class is right, by how sure (dot size: how many)")
+    reliability(axes, judged.reliability)
+
+
+def reliability(axes: Any, sums: tuple[Array, Array, Array]) -> None:
+    """sums: as `metrics.reliability` has them."""
+    sure, right, count = (a[sums[2] > 0] for a in sums)
+    panel(axes, "how often the likeliest class is right, by how sure (dot size: how many)")
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
     axes.scatter(sure / count, right / count, s=10 + 190 * count / count.max(), color=COLOURS["model"])
     axes.set_xlabel("probability given")
@@ -159,14 +173,14 @@ def _calibration(axes: Any, judged: Judged) -> None:
 
 def _precision_recall(axes: Any, found: Alarms) -> None:
     """Over all thresholds, a line a method."""
-    _panel(axes, "precision against recall of alarms")
+    panel(axes, "precision against recall of alarms")
     assert found.label is not None
     label = found.label[found.seen] > 0.5
     for name, score in found.scores.items():
         hits = np.cumsum(label[np.argsort(-score[found.seen], kind="stable")])
         every = np.linspace(0, len(hits) - 1, min(len(hits), 500)).astype(int)
         axes.plot(
-            hits[every] / max(hits[-1], 1), hits[every] / (every + 1), color=_colour(name), label=_label(name),
+            hits[every] / max(hits[-1], 1), hits[every] / (every + 1), color=tint(name), label=called(name),
             zorder=3 if name == "model" else 2,
         )  # fmt: skip
     axes.set_xlabel("recall")
@@ -176,13 +190,13 @@ def _precision_recall(axes: Any, found: Alarms) -> None:
 
 def _alarm_rates(axes: Any, report: dict[str, Any]) -> None:
     rates = {k: v["alarm_rate"] for k, v in report.items() if isinstance(v, dict) and "alarm_rate" in v}
-    _panel(axes, "share of readings above the alarm threshold")
-    axes.bar([_label(name) for name in rates], list(rates.values()), color=[_colour(name) for name in rates])
+    panel(axes, "share of readings above the alarm threshold")
+    axes.bar([called(name) for name in rates], list(rates.values()), color=[tint(name) for name in rates])
 
 
 def _score_shares(axes: Any, found: Alarms) -> None:
     """How the model's scores spread, apart for labelled readings."""
-    _panel(axes, "share of readings by the model's score")
+    panel(axes, "share of readings by the model's score")
     score = found.scores["model"][found.seen]
     edges = np.linspace(0, np.quantile(score, 0.999) + 1e-9, 50)
     label = np.zeros(len(score), bool) if found.label is None else found.label[found.seen] > 0.5
@@ -214,7 +228,7 @@ def example(path: Path, answer: Array, values: Array, issued: Array, data: Windo
     axes.set_ylabel(unit)
     axes.tick_params(axis="x", labelrotation=20)
     axes.legend(frameon=False)
-    _save(path, figure)
+    save(path, figure)
 
 
 def confusion(path: Path, chosen: Array, truth: Array, names: tuple[str, ...]) -> None:
@@ -223,7 +237,8 @@ def confusion(path: Path, chosen: Array, truth: Array, names: tuple[str, ...]) -
     table = np.zeros((len(names), len(names)))
     np.add.at(table, (truth[seen].astype(int), chosen[seen]), 1)
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
-    figure, axes = _figure("given class by true class", width=5, height=4.5)
+    side = max(5, 0.9 * len(names))
+    figure, axes = _figure("given class by true class", width=side, height=side - 0.5)
     axes.grid(visible=False)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), value in np.ndenumerate(share):
@@ -235,11 +250,11 @@ def confusion(path: Path, chosen: Array, truth: Array, names: tuple[str, ...]) -
             va="center",
             color="white" if value > 0.5 else "black",
         )
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 5 else 0)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("given")
     axes.set_ylabel("true")
-    _save(path, figure)
+    save(path, figure)
 
 
 def alarms(path: Path, score: Array, label: Array | None, threshold: float, data: Windows) -> None:
@@ -258,4 +273,4 @@ def alarms(path: Path, score: Array, label: Array | None, threshold: float, data
             axes.plot(times, marked, color="crimson", linewidth=3, solid_capstyle="butt")
     axes.set_yticks(np.arange(n), data.channel("sensor")[:n])
     axes.tick_params(axis="x", labelrotation=20)
-    _save(path, figure)
+    save(path, figure)

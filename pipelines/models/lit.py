@@ -52,17 +52,21 @@ def train(
     data: Any = None,
     after: Callable[[int], None] | None = None,
     enough: Enough | None = None,
+    alone: bool = False,
 ) -> Trained:
     """Train in place and leave `model` with its best weights, on the CPU; processes but the first end here.
 
     what: stage and key, such as "pretrain series". paths: whose state holds the checkpoints; None keeps none.
     data: JSON that tells the data's identity beyond what batches show. after: called with the number of each step
     once weights have changed and while gradients still stand. enough: told each row of the curve; true ends training.
+    alone: on one process whatever `settings` say, for what follows a training of many.
     Raises UserError when a loss is not a number or memory does not suffice; Interrupted on SIGTERM.
     """
     # A loader's own randomness aside, layers that draw (dropout) do so from a seed of their step.
     torch.manual_seed(settings.seed)
-    fabric = processes.launch(settings, what)
+    if alone:
+        settings = settings.model_copy(update={"devices": 1, "nodes": 1, "strategy": "auto"})
+    fabric = processes.launch(settings, what, alone)
     check_parts(settings.batch, fabric.world_size * settings.accumulate, what)
     key = input_key(model, settings, [*validation, draw(0, 0, 1)], data) if paths and not fabric.global_rank else ""
     checkpoints = Checkpoints(None if fabric.global_rank else paths, what, key)

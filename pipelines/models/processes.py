@@ -22,9 +22,10 @@ OWN = nn.Module().__dict__.keys() - {"_modules"}
 DIED = ("Connection closed by peer", "Connection reset", "Broken pipe", "NCCL", "Gloo", "gloo", "process group")
 
 
-def launch(settings: Trainer, what: str) -> Any:
+def launch(settings: Trainer, what: str, alone: bool = False) -> Any:
     """A launched Fabric. Under torchrun its processes are used; else Lightning starts `devices` by running us again.
 
+    alone: this process only, whatever started it.
     Raises UserError when the machine has no such accelerator, or not as many.
     """
     from lightning_fabric import Fabric
@@ -33,7 +34,7 @@ def launch(settings: Trainer, what: str) -> Any:
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning_fabric")
 
-    devices, nodes = _shape(settings)
+    devices, nodes = (1, 1) if alone else _shape(settings)
     try:
         fabric = Fabric(
             accelerator=settings.accelerator,

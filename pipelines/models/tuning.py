@@ -148,7 +148,7 @@ def _adapters(backbone: Any, settings: Finetune) -> Any:
         init_r=2 * settings.rank, target_r=settings.rank, lora_alpha=2 * settings.rank, lora_dropout=0.0, tinit=warm,
         tfinal=last, deltaT=max(1, settings.steps // 50), total_step=max(settings.steps, 3), target_modules=names,
     )  # fmt: skip
-    tuner: Any = AdaLoraModel(blocks, adaptive, "default")  # type: ignore[no-untyped-call]
+    tuner: Any = AdaLoraModel(blocks, adaptive, "default")
     for name, parameter in blocks.named_parameters():
         if "lora_A" in name or "lora_B" in name:  # peft begins far from orthogonal, too small for short trainings
             nn.init.orthogonal_(parameter)

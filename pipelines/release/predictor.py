@@ -1,8 +1,9 @@
 """A bundle, loaded and asked: one code for evaluation, registration, serving and monitoring. No torch, no mlflow."""
 
 import json
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ from pipelines.core import windows
 from pipelines.core.answers import calibrated, columns, more
 from pipelines.core.errors import UserError
 from pipelines.core.windows import Spec
-from pipelines.release import bundle
+from pipelines.release import bundle, readings
+from pipelines.release.channels import acquainted, chosen, joined
 
 Array = np.ndarray[Any, Any]
 PER_CHANNEL = ("mean", "std", "place", "kind", "sensor", "unit_id", "near", "close", "ahead", "peered", "reference")
-CHUNK = 64
-"""Windows a call, fewer of many channels: bounds the memory of long batches."""
-CELLS = 32_768
-"""Windows times channels a call."""
+CHUNK, CELLS = 64, 256
+"""Windows a call of the graph, and windows times channels: what lies in the processor's cache is answered sooner, and a
+long batch takes no more memory than a short one."""
 
 
 @dataclass(frozen=True)
@@ -34,27 +35,70 @@ class Predictor:
     tables: dict[str, Array]
     digest: str
     session: Any
+    folder: Path | None = None
+    """The bundle's, where this is all of it."""
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int = 0, variant: str = "float") -> "Predictor":
+    def load(cls, folder: Path, *, threads: int = 0, variant: str = "float", shared: bool = False) -> "Predictor":
         """Verify every byte of `folder` against its manifest and load it; `threads` 0 leaves the choice to the runtime.
 
-        variant: `float`, or `int8` where the bundle holds it. Raises UserError for a folder that is no bundle, one that
-        was changed, or a variant it does not hold.
+        variant: `float`, or `int8` where the bundle holds it. shared: what a run frees is kept for the next one, of any
+        model in this process that shares too; for a process that answers many requests of many shapes. Raises UserError
+        for a folder that is no bundle, one that was changed, or a variant it does not hold.
         """
-        import onnxruntime
         from safetensors.numpy import load_file
 
-        digest = bundle.verify(folder)
-        graph = folder / ("model.onnx" if variant == "float" else f"model.{variant}.onnx")
-        if not graph.exists():
-            raise UserError(f"{folder}: this bundle has no {variant} graph ({graph.name}); load it as float")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        config = json.loads((folder / "config.json").read_bytes())
-        return cls(config, load_file(folder / "tables.safetensors"), digest, session)
+        digest, config, session = opened(folder, threads, variant, shared)
+        return cls(config, load_file(folder / "tables.safetensors"), digest, session, folder)
+
+    def golden(self) -> float:
+        """By how much answers here differ at most from the bundle's golden ones, relative to their size.
+
+        Another machine may make 1e-5 of it, an int8 graph 1e-3; infinity is no answer at all.
+        """
+        from safetensors.numpy import load_file
+
+        assert self.folder is not None, "a model for some of a bundle's channels has no golden answers"
+        stored = load_file(self.folder / "golden.safetensors")
+        given = {k.removeprefix("input."): v for k, v in stored.items() if k.startswith("input.")}
+        if missing := self._wanted - given.keys():
+            raise UserError(f"{self.folder}: golden inputs lack {', '.join(sorted(missing))}; make the bundle again")
+        answer, golden = self.run(given), stored["answer"]
+        if answer.shape != golden.shape or not np.isfinite(answer).all():
+            return float("inf")
+        return float(np.abs(answer - golden).max() / max(float(np.abs(golden).max()), 1e-12))
+
+    def only(self, columns: tuple[int, ...]) -> "Predictor":
+        """The same model for the channels numbered `columns`, in that order: targets first, at least one.
+
+        The others are not there: nobody looks at them, and they cost nothing. Of windows whose other channels are all
+        missing the answer is not quite the same, for those do say that they are silent.
+        """
+        column = np.array(columns, int)
+        asked = column < self.targets
+        if not len(set(columns)) == len(columns) or not asked[:1].any() or (asked[1:] > asked[:-1]).any():
+            raise ValueError(f"{columns} are not distinct channels, targets first and at least one")
+        config = {**self.config, "channels": [self.channels[i] for i in columns], "targets": int(asked.sum())}
+        tables = chosen(self.tables, column, self.targets)
+        return replace(self, config=config, tables=tables, folder=None)
+
+    def joined_by(self, strangers: Iterable[tuple[str, str]]) -> "Predictor":
+        """The same model with sensors it never saw, (sensor, kind): see `channels.joined` for what it takes them for.
+
+        New targets come after the known ones, new inputs last; their channels say `stranger`. Raises UserError for a
+        kind it does not know either, or where the model tells anomalies: what is usual must be learnt.
+        """
+        known = {(c["sensor"], c["kind"]) for c in self.channels}
+        new = [s for s in dict.fromkeys(strangers) if s not in known]
+        if not new:
+            return self
+        if "misfit" in self.tables:
+            raise UserError(f"sensor {new[0][0]!r} is unknown; anomalies are told of sensors whose usual was learnt")
+        tables, there = joined(self.tables, self.channels, new)
+        order = sorted(range(len(there)), key=lambda i: there[i]["role"] != "target")
+        targets = sum(c["role"] == "target" for c in there)
+        config = {**self.config, "channels": [there[i] for i in order], "targets": targets}
+        return replace(self, config=config, tables=chosen(tables, np.array(order), targets), folder=None)
 
     @cached_property
     def spec(self) -> Spec:
@@ -73,7 +117,8 @@ class Predictor:
     @property
     def channels(self) -> list[dict[str, Any]]:
         """All channels the model reads; the first `targets` are answered."""
-        return list(self.config["channels"])
+        found: list[dict[str, Any]] = self.config["channels"]
+        return found
 
     @property
     def targets(self) -> int:
@@ -88,58 +133,89 @@ class Predictor:
         """Of which channels the model is given the values over the horizon too, bool [N]."""
         return np.array([c.get("role") == "ahead" for c in self.channels])
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """How long a window of readings is: the context, and the future where inputs are known ahead."""
-        return self.spec.context + (self.spec.future if self.ahead.any() else 0)
+        drivers = self.tables.get("ahead")  # they stay when every channel known ahead is left out
+        return self.spec.context + (self.spec.future if drivers is not None and drivers.shape[1] else 0)
+
+    @cached_property
+    def _wanted(self) -> frozenset[str]:
+        return frozenset(i.name for i in self.session.get_inputs())
+
+    @cached_property
+    def _strangers(self) -> Array:
+        """Numbers of the channels that joined."""
+        return np.flatnonzero([c.get("stranger", False) for c in self.channels])
 
     def inputs(self, values: Array, starts: Array) -> dict[str, Array]:
         """What the graph is given for raw readings [B, steps, N] that begin at `starts` (UTC, [B])."""
-        known = windows.known_steps(self.spec, self.reconstruct)
-        late = np.arange(values.shape[1]) >= self.spec.context
-        values = np.where(late[:, None] & ~self.ahead, np.float32(np.nan), values)
-        prepared = windows.prepare(values, starts, self.tables["profile"], self.spec, known)
+        known, tables = windows.known_steps(self.spec, self.reconstruct), self.tables
+        if values.shape[1] > self.spec.context:
+            late = np.arange(values.shape[1]) >= self.spec.context
+            values = np.where(late[:, None] & ~self.ahead, np.float32(np.nan), values)
+        if len(self._strangers):
+            tables = acquainted(tables, self._strangers, values[:, :known, self._strangers])
+        prepared = windows.prepare(values, starts, tables["profile"], self.spec, known)
         last = slice(known - windows.beside_steps(self.spec, self.reconstruct), known)
-        peers = (self.tables[k] for k in ("std", "peers", "weights"))
-        beside = windows.beside(values[:, last], prepared["profile"][:, last], *peers)
-        return {**prepared, "beside": beside, **{k: self.tables[k] for k in PER_CHANNEL}}
+        beside = windows.beside(
+            values[:, last], prepared["profile"][:, last], tables["std"], tables["peers"], tables["weights"]
+        )
+        return {**prepared, "beside": beside, **{k: tables[k] for k in PER_CHANNEL}}
 
     def run(self, inputs: dict[str, Array]) -> Array:
         """The graph's own answer [B, H, N, names], uncalibrated."""
-        wanted = {i.name for i in self.session.get_inputs()}
+        wanted = self._wanted
         answer: Array = self.session.run(None, {k: v for k, v in inputs.items() if k in wanted})[0]
         return answer
 
     def predict(self, values: Array, starts: Array) -> Array:
         """Calibrated answers [B, H, targets, names] for raw readings [B, context, N], NaN = missing.
 
-        With inputs known ahead, [B, steps, N]: after the context they alone count, and may be missing too.
+        With inputs known ahead, [B, steps, N]: after the context they alone count, and may be missing too. Raises
+        UserError for readings of another shape and for times that cannot be.
         """
-        if values.shape[1:] == (self.spec.context, len(self.channels)):
-            rest = np.full((len(values), self.steps - self.spec.context, len(self.channels)), np.nan, np.float32)
-            values = np.concatenate([values, rest], axis=1)
-        if values.shape[1:] != (self.steps, len(self.channels)):
+        n, context = len(self.channels), self.spec.context
+        whole = values.shape[1:] in ((context, n), (self.steps, n)) and len(values) > 0
+        if not whole or starts.shape != values.shape[:1]:
             raise UserError(
-                f"readings have shape {values.shape[1:]}, this model reads "
-                f"{self.steps} steps of {len(self.channels)} channels"
+                f"readings have shape {values.shape} and their starts {starts.shape}; this model reads windows of "
+                f"{self.steps} steps of {n} channels"
             )
-        size = max(1, min(CHUNK, CELLS // len(self.channels)))
+        if values.shape[1] < self.steps:
+            rest = np.full((len(values), self.steps - context, n), np.nan, np.float32)
+            values = np.concatenate([values, rest], axis=1)
+        # Strangers are what their own window makes of them, whatever is asked beside it.
+        starts, size = readings.sane(starts), 1 if len(self._strangers) else max(1, min(CHUNK, CELLS // n))
         parts = [
             self.run(self.inputs(values[i : i + size], starts[i : i + size]))[:, :, : self.targets]
             for i in range(0, len(values), size)
         ]
-        return calibrated(np.concatenate(parts), self.tables.get("spread"))
+        return calibrated(parts[0] if len(parts) == 1 else np.concatenate(parts), self.tables.get("spread"))
 
-    def predict_rows(self, rows: dict[str, Array]) -> dict[str, Array]:
+    def predict_rows(self, rows: dict[str, Array], *, strangers: bool = False) -> dict[str, Array]:
         """Long readings in, long answers out.
 
         rows: `time` (UTC datetime64), `sensor`, `kind`, `value`, equally long; the window ends with the newest step of
         which a target was read; of inputs known ahead later rows count too. Returns the `columns`, a row a step and
-        target. Sensors the model does not know are ignored, absent ones count as missing. Raises UserError when no
-        target was read.
+        target. The channels that are named take part, see `only`: what is named without a value is missing, what is not
+        named is not there, and not answered. Sensors that the model does not know are ignored, or with `strangers` join
+        in. Raises UserError when no target was read, and as `joined_by` does.
         """
+        column = readings.columns(rows, self.channels)
+        if strangers and (column < 0).any():
+            new = ((str(rows["sensor"][i]), str(rows["kind"][i])) for i in np.flatnonzero(column < 0))
+            return self.joined_by(new).predict_rows(rows)
+        named = np.flatnonzero(np.bincount(column + 1, minlength=len(self.channels) + 1)[1:])
+        if len(named) == len(self.channels) or not (named < self.targets).any():  # who has no target is told so there
+            return self._answered(rows, column)
+        number = np.full(len(self.channels) + 1, -1)  # the last stands for -1, unknown
+        number[named] = np.arange(len(named))
+        return self.only(tuple(named.tolist()))._answered(rows, number[column])
+
+    def _answered(self, rows: dict[str, Array], column: Array) -> dict[str, Array]:
         step = np.timedelta64(self.spec.step_s, "s")
-        values, start = self.window(rows)
+        values, start = self._placed(rows, column)
         answer = self.predict(values, np.array([start]))[0]
         known = windows.known_steps(self.spec, self.reconstruct)
         first = start + known * step
@@ -155,48 +231,42 @@ class Predictor:
         }
 
     def window(self, rows: dict[str, Array]) -> tuple[Array, np.datetime64]:
-        """Readings on the model's grid [1, steps, N] and when it begins, as `join` would have put them there.
+        """Readings of all channels on the model's grid [1, steps, N], see `readings.placed`, and when it begins."""
+        return self._placed(rows, readings.columns(rows, self.channels))
 
-        A reading is known when the step it was measured in has ended; a coarser one holds until the next is due, finer
-        ones of one step are aggregated as their kind is.
-        """
-        number = {(c["sensor"], c["kind"]): i for i, c in enumerate(self.channels)}
-        column = np.array([number.get(k, -1) for k in zip(rows["sensor"], rows["kind"], strict=True)], int)
-        value = np.asarray(rows["value"], float)
-        ours = (column >= 0) & np.isfinite(value)
-        column, value = column[ours], value[ours]
-        if not (column < self.targets).any():
-            raise UserError("no reading is of a target this model knows; see its `channels`")
-        seconds = np.asarray(rows["time"]).astype("datetime64[s]").astype(np.int64)[ours]
-        step, own = self.spec.step_s, np.array([c.get("step_s", self.spec.step_s) for c in self.channels])
-        known_at = (seconds // own[column] + 1) * own[column]
-        row = -(-known_at // step) - 1
-        end = int(row[column < self.targets].max()) + 1
-        hold = np.maximum(own // step, 1)
-        early = int(hold.max()) - 1  # a value from before the window may still hold in it
-        length, past = self.steps + early, self.spec.context + early
-        row = row - (end - past)
-        inside = (row >= 0) & (row < np.where(self.ahead[column], length, past))
-        order = np.argsort(seconds[inside], kind="stable")
-        row, column, value = row[inside][order], column[inside][order], value[inside][order]
-        how = np.array([c.get("aggregate", "mean") for c in self.channels])
-        placed = _aggregate(row * len(how) + column, value, how[column], length * len(how)).reshape(length, -1)
-        held = placed.copy()
-        for back in range(1, early + 1):
-            free = np.isnan(held[back:]) & (hold > back)
-            held[back:] = np.where(free, placed[:-back], held[back:])
-        start = np.datetime64((end - self.spec.context) * step, "s")
-        return held[None, early:].astype(np.float32), start
+    def _placed(self, rows: dict[str, Array], column: Array) -> tuple[Array, np.datetime64]:
+        spec = self.spec
+        given = (self.channels, self.targets, spec.step_s, spec.context, self.steps - spec.context)
+        values, first = readings.placed(rows, column, *given)
+        return values[None], np.datetime64(first * spec.step_s, "s")
 
 
-def _aggregate(cell: Array, value: Array, how: Array, size: int) -> Array:
-    """Values that share a cell as one, by name of the aggregate; in order of time. float [size], NaN = none."""
-    total, count = np.bincount(cell, value, size), np.bincount(cell, minlength=size)
-    out = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    for name, reduce in (("max", np.fmax), ("min", np.fmin), ("sum", np.add)):
-        mine = how == name
-        out[cell[mine]] = 0.0 if name == "sum" else np.nan
-        reduce.at(out, cell[mine], value[mine])
-    last = how == "last"
-    out[cell[last]] = value[last]  # of several, numpy keeps the last
-    return out
+def opened(folder: Path, threads: int, variant: str, shared: bool) -> tuple[str, dict[str, Any], Any]:
+    """Digest, config and session of a bundle, whose every byte was verified; told and raising as `Predictor.load`."""
+    import onnxruntime
+
+    digest = bundle.verify(folder)
+    graph = folder / ("model.onnx" if variant == "float" else f"model.{variant}.onnx")
+    if not graph.exists():
+        raise UserError(f"{folder}: this bundle has no {variant} graph ({graph.name}); load it as float")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # A session's own arena keeps the most that any mix of shapes ever took, doubled: 1.8 GB in a trial.
+    options.enable_cpu_mem_arena, options.enable_mem_pattern = shared, not shared
+    if shared:
+        _share_memory()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others want the cores too
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return digest, json.loads((folder / "config.json").read_bytes()), session
+
+
+@cache
+def _share_memory() -> None:
+    """One arena for all sessions that ask for it. It grows by what is needed, not by doubling."""
+    import onnxruntime
+
+    kinds = (onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
+    by_need = onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1})
+    onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", *kinds), by_need)

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.core.errors import UserError
-from pipelines.core.params import City, FilesRead, Source, TimeSplit
+from pipelines.core.params import City, Source
+from pipelines.core.reads import FilesRead, TimeSplit
 from pipelines.core.records import EDGES, RECORDS
 from pipelines.sources import Batch, Feed, Window
 from pipelines.sources.files_fetch import File, locate

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.core.errors import UserError
-from pipelines.core.params import FilesRead
+from pipelines.core.reads import FilesRead
 from pipelines.core.records import EDGES, SENSORS
 from pipelines.sources.files_fetch import File, locate
 from pipelines.sources.files_tables import Table, first_null, matrix, numbers, open_table, texts

@@ -13,7 +13,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from pipelines.core.errors import UserError, nearest
-from pipelines.core.params import FilesRead
+from pipelines.core.reads import FilesRead
 from pipelines.sources.files_fetch import File, first_line
 
 BLOCK_BYTES = 2 << 20

@@ -1,10 +1,10 @@
 """The embedded city: a seeded simulation of four departments that share one world, and of what their feeds suffer.
 
 The city is a function of (`city.seed`, time): neither end of the window changes a record within it. What was
-spoiled on the way stands in `Batch.truth`, so that validation can be scored. With all faults 0 the feed is clean.
+spoiled on the way stands in a batch's `truth`, so that validation can be scored. With all faults 0 the feed is clean.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,14 +14,20 @@ import pyarrow.compute as pc
 
 from pipelines.core import units
 from pipelines.core.errors import UserError, nearest
-from pipelines.core.params import City, SimulatorRead, Source
+from pipelines.core.params import City, Source
+from pipelines.core.reads import SimulatorRead
 from pipelines.core.records import RECORDS, TRUTH
-from pipelines.sources import Batch, Feed, Window
+from pipelines.sources import Batch, Feed, Items, Window
+from pipelines.sources.simulated import pictures, talk
 from pipelines.sources.simulated.air import Air
 from pipelines.sources.simulated.energy import Energy
 from pipelines.sources.simulated.faults import ABSENT, DUPLICATE, FAULTS, NULL, Spoiled, Spoiler
 from pipelines.sources.simulated.ground import Array, Department, to_day
+from pipelines.sources.simulated.phrases import DEPARTMENTS as WRITTEN_TO
+from pipelines.sources.simulated.pictures import Pictures
+from pipelines.sources.simulated.talk import Messages
 from pipelines.sources.simulated.traffic import Traffic
+from pipelines.sources.simulated.vehicles import CLASSES
 from pipelines.sources.simulated.water import Water
 
 DEPARTMENTS: dict[str, Any] = {"traffic": Traffic, "air": Air, "energy": Energy, "water": Water}
@@ -29,12 +35,50 @@ BATCH = 250_000
 """Records a batch, about."""
 
 
-def read(source: Source, city: City, window: Window) -> Feed:
+def read(source: Source, city: City, window: Window) -> Feed | Items:
     """Deliver the simulated `source.read.feed`. Raises UserError for kinds, units or steps that the city has not."""
     assert isinstance(source.read, SimulatorRead)
+    if source.read.feed == "cameras":
+        return Items(_pictures(source, source.read, city).batches(window))
+    if source.read.feed == "messages":
+        known = {"label": WRITTEN_TO, "spans": ("jam", "free")}
+        _named(source, "messages", {name: known[name] for name in source.kinds})
+        faults = _shares(talk.FAULTS, source.read)
+        written = Messages(city, source.read.sensors, frozenset(source.kinds), source.read.labelled, faults)
+        return Items(written.batches(window))
     department: Department = DEPARTMENTS[source.read.feed](city, source.read.sensors)
     _check(source, source.read.feed, department)
     return Feed(department.sites.table(), _batches(source, city, window, department), department.sites.edge_table())
+
+
+def _pictures(source: Source, read: SimulatorRead, city: City) -> Pictures:
+    every = (read.every or source.step).total_seconds()
+    if every < 60 or 86400 % every:
+        raise UserError(
+            f"simulator feed cameras: a frame every {every:.0f}s; mend `every` to a minute or more of a day"
+        )
+    if read.crops and "boxes" in source.kinds:
+        raise UserError(
+            "simulator feed cameras: `crops` are of one vehicle each and have no boxes; leave out kind boxes"
+        )
+    _named(source, "cameras", dict.fromkeys(source.kinds, CLASSES))
+    faults = _shares(pictures.FAULTS, read)
+    return Pictures(city, read.sensors, int(every), frozenset(source.kinds), read.crops, read.labelled, faults)
+
+
+def _shares(own: Mapping[str, float], read: SimulatorRead) -> dict[str, float]:
+    for name in read.spoiled:
+        if name not in own:
+            raise UserError(f"simulator feed {read.feed}, spoiled: no fault {name!r}; {nearest(name, own)}")
+    return {**own, **read.spoiled}
+
+
+def _named(source: Source, feed: str, labels: dict[str, tuple[str, ...]]) -> None:
+    """Raises UserError where a contract lacks a label that the city's annotators use."""
+    for kind, known in labels.items():
+        lacks = [label for label in known if label not in source.kinds[kind].labels]
+        if lacks:
+            raise UserError(f"simulator feed {feed}, kind {kind}: annotated with {', '.join(known)}; add {lacks[0]!r}")
 
 
 def _check(source: Source, feed: str, department: Department) -> None:

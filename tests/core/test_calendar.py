@@ -30,6 +30,15 @@ def test_agrees_with_zoneinfo_over_a_year(zone: str) -> None:
         assert local[i] == moment.timestamp(), moment
 
 
+@pytest.mark.parametrize("zone", ZONES)
+def test_a_few_days_are_told_as_the_whole_year_is(zone: str) -> None:
+    """Within a few days the clock is first asked whether it changes at all."""
+    times = np.arange(np.datetime64("2025-01-01", "s"), np.datetime64("2026-01-02", "s"), np.timedelta64(900, "s"))
+    assert (times[-1] - times[0]) // np.timedelta64(1, "D") > calendar.SPAN
+    parts = [calendar.local_seconds(times[i : i + 200], zone) for i in range(0, len(times), 200)]
+    assert np.array_equal(np.concatenate(parts), calendar.local_seconds(times, zone))
+
+
 def test_an_hour_is_skipped_in_spring_and_lived_twice_in_autumn() -> None:
     zone = "Europe/Amsterdam"
     spring = np.datetime64("2025-03-30T00:30", "s") + np.arange(3) * np.timedelta64(3600, "s")
@@ -49,6 +58,13 @@ def test_features_know_the_time_of_day_the_weekend_and_holidays() -> None:
     assert found[:, 6].tolist() == [1, 1, 1, 0]  # 7 June begins at 22:00 UTC
     assert found[:, 7].tolist() == [0, 0, 0, 1]
     assert calendar.features(times[:0], "UTC").shape == (0, calendar.FEATURES)
+
+
+def test_any_of_many_holidays_is_known_and_no_other_day() -> None:
+    days = np.datetime64("2025-01-01", "s") + np.arange(365) * np.timedelta64(1, "D")
+    holidays = ("2025-12-26", "2025-01-01", "2025-04-21", "2026-01-01")
+    off = calendar.features(days, "UTC", holidays)[:, 7] > 0
+    assert days[off].astype("datetime64[D]").astype(str).tolist() == ["2025-01-01", "2025-04-21", "2025-12-26"]
 
 
 def test_slots_of_the_week_and_holidays_as_sundays() -> None:

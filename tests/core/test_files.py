@@ -43,6 +43,9 @@ def test_a_killed_writer_leaves_whole_files(tmp_path: Path) -> None:
         writer = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
         assert writer.stdout is not None
         writer.stdout.readline()
+        while not path.exists():  # the first file may be long in coming on a busy machine
+            assert writer.poll() is None
+            time.sleep(0.01)
         time.sleep(delay)
         writer.send_signal(signal.SIGKILL)
         writer.wait()

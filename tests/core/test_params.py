@@ -65,6 +65,7 @@ BAD = [
     (HORIZON, "    horizon: 7min\n", "tasks.traffic_speed.horizon: not a multiple of the source's step"),
     ("label: leak", "label: pressure", "tasks.water_leak.label: 'pressure' is not a kind with `label: true` of water"),
     ("edges: [0.45, 0.75]", "edges: [0.75, 0.45]", "tasks.traffic_state.classes: edges must be increasing"),
+    ("names: [jam, slow, free]", "names: [jam, slow, step]", "tasks.traffic_state.classes: 'step' names a column"),
     ("objective: classify", "objective: forecast", "tasks.traffic_state: `classes` belongs to objective classify"),
     ("corpus: {}", 'corpus: {until: {air: "2025-03-18"}}', "backbones.series.corpus.until.air: 2025-03-18 is past the source's test_from 2025-03-17"),
     ("corpus: {}", 'corpus: {until: {aire: "2025-03-01"}}', "backbones.series.corpus.until.aire: no source 'aire'; did you mean 'air'?"),

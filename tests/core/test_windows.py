@@ -62,6 +62,25 @@ def test_fill_against_a_plain_loop() -> None:
                 assert filled[b, i, n] == pytest.approx(usual[b, i, n] + shift, abs=1e-5)
 
 
+def test_a_window_without_gaps_passes_as_it_is() -> None:
+    values = np.random.default_rng(0).normal(size=(2, 12, 3))
+    filled, observed = windows.fill(values, np.zeros_like(values), known=4)
+    assert filled.dtype == observed.dtype == np.float32
+    assert np.array_equal(filled, values.astype(np.float32))
+    assert observed.all()
+
+
+def test_peers_say_how_far_they_are_from_their_usual() -> None:
+    values = np.array([[[12.0, 5.0, NAN]]], np.float32)
+    usual, std = np.array([[[10.0, 1.0, 7.0]]], np.float32), np.array([2, 4, 1], np.float32)
+    peers, weights = np.array([[1, 2], [0, 2], [0, 0]]), np.array([[0.75, 0.25], [1, 0], [0, 0]], np.float32)
+    # One spread above usual is one spread above usual, whatever the unit; a missing peer says nothing.
+    assert windows.beside(values, usual, std, peers, weights).tolist() == [[[1.5, 4.0, 0.0]]]
+    nothing = windows.beside(values, usual, std, peers, np.zeros_like(weights))
+    assert nothing.dtype == np.float32
+    assert nothing.tolist() == [[[0.0, 0.0, 0.0]]]
+
+
 @pytest.mark.parametrize(
     ("step", "cadence", "patch"),
     [(60, "5min", 12), (300, "5min", 12), (600, "15min", 8), (900, "15min", 8), (3600, "1h", 6), (86400, "1d", 7)],

@@ -18,7 +18,7 @@ from pipelines.models.ridge import Ridge
 
 
 def fit(data: Windows) -> Anchor:
-    return Anchor.fit(data, data.rows("train", 1))
+    return Anchor.fit(data, data.rows("train", 1), data.rows("validation", 1))
 
 
 def errors(data: Windows, ridge: Ridge, split: str, fitted: Anchor | None = None) -> np.ndarray[Any, Any]:

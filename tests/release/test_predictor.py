@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import carded
 import numpy as np
 import pytest
 import toy_city
-from safetensors.numpy import load_file
+from safetensors.numpy import load, save
 
 from pipelines.core.answers import calibrated, misfit, smooth
 from pipelines.core.errors import UserError
+from pipelines.release import bundle
 from pipelines.release.predictor import Predictor
 
 Array = np.ndarray[Any, Any]
@@ -76,10 +78,24 @@ def same(one: dict[str, Array], two: dict[str, Array]) -> bool:
     )
 
 
-def test_golden_inputs_give_the_golden_answer(predictor: Predictor, ready: Path) -> None:
-    golden = load_file(ready / "models/tasks" / predictor.config["task"] / "golden.safetensors")
-    given = {k.removeprefix("input."): v for k, v in golden.items() if k != "answer"}
-    assert predictor.run(given) == pytest.approx(golden["answer"], rel=1e-5)
+def test_golden_inputs_give_the_golden_answer(predictor: Predictor) -> None:
+    assert predictor.golden() < 1e-5
+
+
+def test_a_bundle_that_answers_otherwise_than_it_did_is_seen(tmp_path: Path) -> None:
+    """A toy bundle, which stores only what its graph reads."""
+    contents, other = carded.contents(), carded.contents(factor=2)
+    bundle.write(tmp_path / "same", contents)
+    assert Predictor.load(tmp_path / "same").golden() < 1e-5
+    bundle.write(tmp_path / "other", {**contents, "model.onnx": other["model.onnx"]})
+    assert Predictor.load(tmp_path / "other").golden() == pytest.approx(1)
+    stored = load(contents["golden.safetensors"])
+    wild = {**stored, "input.values": np.full_like(stored["input.values"], np.nan)}
+    bundle.write(tmp_path / "wild", {**contents, "golden.safetensors": save(wild)})
+    assert Predictor.load(tmp_path / "wild").golden() == float("inf")
+    bundle.write(tmp_path / "less", {**contents, "golden.safetensors": save({"answer": stored["answer"]})})
+    with pytest.raises(UserError, match="golden inputs lack values"):
+        Predictor.load(tmp_path / "less").golden()
 
 
 def test_rows_and_windows_are_answered_alike(predictor: Predictor) -> None:
@@ -116,6 +132,105 @@ def test_a_classifier_names_the_class_and_a_detector_the_alarm(ready: Path) -> N
     answer = leaks.predict(low, start(leaks))
     score = smooth(misfit(answer, low[:, -6:], leaks.tables["misfit"])[0], int(leaks.config["alarm"]["span"]))
     assert found["score"].reshape(6, 4) == pytest.approx(score)
+
+
+def test_who_is_not_named_is_not_there_and_not_answered(predictor: Predictor) -> None:
+    values = window(predictor)
+    rows = long(predictor, values)
+    mine = np.isin(rows["sensor"], ["s2", "s4"])
+    found = predictor.predict_rows({k: v[mine] for k, v in rows.items()})
+    answer = predictor.only((1, 3)).predict(values[:, :, [1, 3]], start(predictor))[0]
+    assert found["sensor"].tolist() == ["s2", "s4"] * 6
+    for i, name in enumerate(predictor.names):
+        assert np.array_equal(found[name].reshape(6, 2), answer[..., i])
+    one = predictor.predict_rows({k: v[rows["sensor"] == "s2"] for k, v in rows.items()})
+    assert len(one["time"]) == 6
+
+
+def test_who_is_named_without_a_reading_is_missing(predictor: Predictor) -> None:
+    values = window(predictor)
+    values[0, :, 2] = np.nan
+    rows = more(long(predictor, values), (END, "s3", "a", None))
+    answer = predictor.predict(values, start(predictor))[0]
+    assert np.array_equal(predictor.predict_rows(rows)[predictor.names[1]].reshape(6, -1), answer[..., 1])
+
+
+def test_each_sensor_alone_is_answered_much_as_among_the_others(ready: Path) -> None:
+    for task, off in (("ahead", 0.1), ("leaks", 0.4)):
+        asked = Predictor.load(ready / "models/tasks" / task, threads=1)
+        data = toy_city.opened(ready, task, reconstruct=task == "leaks")
+        rows = data.rows("test", 24)[:6]
+        values, starts = data.given(rows), data.starts(rows)
+        whole = asked.predict(values, starts)
+        for i in range(asked.targets):
+            alone = asked.only((i,)).predict(values[:, :, [i]], starts)[:, :, 0]
+            assert np.abs(alone - whole[:, :, i])[..., 1].mean() < off * asked.tables["std"][i]
+
+
+def test_an_alarms_usual_misfit_is_each_sensors_own(ready: Path) -> None:
+    leaks = Predictor.load(ready / "models/tasks/leaks")
+    rows = long(leaks, window(leaks))
+    part = {k: v[np.isin(rows["sensor"], ["s2", "s3"])] for k, v in rows.items()}
+    assert leaks.only((1, 2)).tables["misfit"].tolist() == leaks.tables["misfit"][1:3].tolist()
+    assert np.isfinite(leaks.predict_rows(part)["score"]).all()
+
+
+@pytest.mark.parametrize("task", ["ahead", "state"])
+def test_a_stranger_that_reads_as_a_known_sensor_is_answered_much_like_it(ready: Path, task: str) -> None:
+    asked = Predictor.load(ready / "models/tasks" / task, threads=1)
+    data = toy_city.opened(ready, task)
+    rows = data.rows("test", 24)[:6]
+    values, n = data.given(rows), asked.targets
+    joined = asked.joined_by([("double", "a")])
+    assert joined.channels[n]["sensor"] == "double"
+    found = joined.predict(np.insert(values, n, values[:, :, 1], axis=2), data.starts(rows))
+    unit = 1 if task == "state" else asked.tables["std"][1]
+    assert np.isfinite(found).all()
+    assert np.abs(found[:, :, n] - found[:, :, 1])[..., 1].mean() < 0.3 * unit
+
+
+def test_strangers_in_rows_join_when_they_are_let(ready: Path) -> None:
+    asked = Predictor.load(ready / "models/tasks/ahead", threads=1)
+    values = window(asked)
+    rows = long(asked, values)
+    double = rows["sensor"] == "s2"
+    other = {k: np.concatenate([v, v[double]]) for k, v in rows.items()}
+    other["sensor"][len(rows["sensor"]) :] = "double"
+    assert same(asked.predict_rows(other), asked.predict_rows(rows))
+    found = asked.predict_rows(other, strangers=True)
+    assert found["sensor"][:5].tolist() == ["s1", "s2", "s3", "s4", "double"]
+    wide = np.insert(values, 4, values[:, :, 1], axis=2)
+    answer = asked.joined_by([("double", "a")]).predict(wide, start(asked))[0]
+    assert np.array_equal(found["q0.5"].reshape(6, 5), answer[..., 1])
+    alone = asked.predict_rows({k: v[len(rows["sensor"]) :] for k, v in other.items()}, strangers=True)
+    assert set(alone["sensor"].tolist()) == {"double"}
+
+
+def test_a_stranger_who_cannot_join_is_named(ready: Path) -> None:
+    asked, leaks = (Predictor.load(ready / "models/tasks" / task) for task in ("ahead", "leaks"))
+    for one, kind, says in (
+        (asked, "noise", "sensor 's9': this model knows no 'noise'"),
+        (leaks, "a", "'s9' is unknown"),
+    ):
+        rows = more(long(one, window(one)), (END, "s9", kind, 1.0))
+        with pytest.raises(UserError, match=says) as error:
+            one.predict_rows(rows, strangers=True)
+        assert "\n" not in str(error.value)
+
+
+def test_times_that_cannot_be_are_the_callers_mistake(ahead: Predictor) -> None:
+    values = window(ahead)
+    for wrong in ("NaT", "0001-01-01", "9999-12-31", "-200000-01-01"):
+        with pytest.raises(UserError, match="times must lie between"):
+            ahead.predict(values, np.array([wrong], "datetime64[s]"))
+        with pytest.raises(UserError, match="times must lie between"):
+            ahead.predict_rows(more(long(ahead, values), (wrong, "s1", "a", 1.0)))
+
+
+def test_columns_of_unequal_length_are_the_callers_mistake(ahead: Predictor) -> None:
+    rows = long(ahead, window(ahead))
+    with pytest.raises(UserError, match="not equally long"):
+        ahead.predict_rows({**rows, "value": rows["value"][:-1]})
 
 
 def test_unknown_sensors_and_kinds_are_ignored(ahead: Predictor) -> None:
@@ -171,9 +286,10 @@ def test_no_known_sensor_is_the_callers_mistake(ahead: Predictor) -> None:
 
 
 def test_windows_of_another_shape_are_refused(ahead: Predictor) -> None:
-    with pytest.raises(UserError, match=r"24 steps of 5 channels") as error:
-        ahead.predict(np.zeros((1, 24, 4), np.float32), start(ahead))
-    assert "\n" not in str(error.value)
+    for shape, starts in (((1, 24, 4), 1), ((1, 23, 5), 1), ((0, 24, 5), 0), ((2, 24, 5), 1), ((24, 5), 24)):
+        with pytest.raises(UserError, match=r"24 steps of 5 channels") as error:
+            ahead.predict(np.zeros(shape, np.float32), np.repeat(start(ahead), starts))
+        assert "\n" not in str(error.value)
 
 
 def test_many_windows_are_answered_as_one_by_one(ahead: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,8 @@ def test_what_is_put_is_fetched_byte_for_byte_and_lies_by_digest(store: Store, m
     folder = store.fetch("ahead", digest)
     assert tree(folder) == tree(made)
     assert folder == tmp_path / "state/store/releases/ahead" / digest
-    assert store.list("ahead") == (digest,)
-    assert store.list("other") == ()
+    assert store.releases("ahead") == (digest,)
+    assert store.releases("other") == ()
 
 
 def test_putting_again_leaves_the_first_alone(store: Store, made: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_folder_that_is_no_whole_bundle_is_not_taken(store: Store, made: Path)
     (made / "model.onnx").write_bytes(b"other")
     with pytest.raises(UserError, match=r"model\.onnx"):
         store.put("ahead", made)
-    assert store.list("ahead") == ()
+    assert store.releases("ahead") == ()
 
 
 def test_a_changed_byte_in_the_store_is_found(store: Store, made: Path) -> None:
@@ -100,11 +100,13 @@ def test_a_url_is_read_and_verified_and_not_written(
     monkeypatch.setenv("CITYLOOP_STORE", address)
     monkeypatch.setenv("CITYLOOP_STATE", str(tmp_path / "state"))
     store = Store.of(Paths(tmp_path))
-    assert store.list("ahead") == (digest,)
+    assert store.releases("ahead") == (digest,)
     assert tree(store.fetch("ahead", digest)) == tree(made)
     with pytest.raises(UserError, match=rf"it has {digest}"):
         store.fetch("ahead", OTHER)
-    with pytest.raises(UserError, match="into a folder"):
+    assert store.put("ahead", made) == digest, "what is there already needs no writing"
+    bundle.write(made, {"config.json": b"other"})
+    with pytest.raises(UserError, match="read only; write to a folder or to s3://"):
         store.put("ahead", made)
 
 

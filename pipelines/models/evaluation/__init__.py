@@ -7,5 +7,10 @@ LABELS = {
     "profile": "profile",
     "ridge": "ridge",
     "gbt": "boosted trees",
+    "none": "empty answers",
+    "majority": "commonest label",
+    "dictionary": "known phrases",
+    "usual": "usual places",
+    "logistic": "logistic regression",
 }
 """What people read for each method, in the order of a table."""

@@ -1,6 +1,6 @@
 """The report on a task that asks for later or missing steps: by step ahead, by slice, against each baseline."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -8,12 +8,14 @@ import numpy as np
 from pipelines.core import calendar, metrics
 from pipelines.models.evaluation import points, slices
 from pipelines.models.evaluation.frozen import Frozen
-from pipelines.models.evaluation.methods import Method
+from pipelines.models.evaluation.methods import Answer, Method
 from pipelines.models.evaluation.points import Points
 
 Array = np.ndarray[Any, Any]
 KNOTS = (15, 30, 60, 180, 360, 720, 1440, 2880, 10080)
 """Minutes ahead that the report tells by themselves, beside the last step."""
+SILENCED = 512
+"""Forecasts asked for again without a source of inputs."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,26 @@ def judge(frozen: Frozen, objective: Any, methods: dict[str, Method], given: dic
         {name: _mean_error(objective, a, frozen, methods[name], hour) for name, a in given.items()},
         metrics.reliability(given["model"], frozen.truth) if "decision" in objective.CALIBRATION else None,
     )
+
+
+def without(
+    test: Frozen, objective: Any, model: Method, given: Array, silenced: dict[str, Answer], draws: int
+) -> dict[str, dict[str, float]]:
+    """By source of inputs: the primary metric of the same model while that source is silent, on at most SILENCED
+    forecasts, and the model as it is minus that, with its interval.
+
+    given: the model's answers to the whole test; silenced: how it answers without each source.
+    """
+    some = np.unique(np.linspace(0, len(test.rows) - 1, min(SILENCED, len(test.rows))).astype(int))
+    part = replace(test, rows=test.rows[some], values=test.values[some], truth=test.truth[some])
+    of = points.of_answer(objective, given[some], part.truth, model.aux)
+    told = {}
+    for source, answer in silenced.items():
+        said = answer(part.rows)
+        other = points.of_answer(objective, said, part.truth, model.aux)
+        value = objective.score(said, part.truth, model.aux)[objective.PRIMARY]
+        told[source] = {objective.PRIMARY: value, **points.compare(of, other, part.block, draws)}
+    return told
 
 
 def best(scores: dict[str, float], higher: bool) -> str:
@@ -91,16 +113,17 @@ def span(seconds: int) -> str:
     return f"{seconds}s"
 
 
+def of_test(frozen: Frozen, model: Points, higher: bool) -> list[slices.Slice]:
+    """The slices of a frozen test, the worst sensors being those of `model`."""
+    data, (window, _, column) = frozen.data, frozen.where
+    faulty = (slices.missing(data, frozen.rows) > slices.FAULTY)[window, column]
+    return slices.every(data, model, frozen.times, column, faulty, frozen.values[frozen.where], higher)
+
+
 def _slices(
     frozen: Frozen, model: Points, other: Points, baseline: str, draws: int, higher: bool, in_interval: Array | None
 ) -> dict[str, Any]:
-    data, (window, _, column) = frozen.data, frozen.where
-    found = [*slices.channels(data, column), *slices.hours(data, frozen.times)]
-    faulty = slices.missing(data, frozen.rows) > slices.FAULTY
-    found.append(("regime", "faulty_sensor", faulty[window, column]))
-    if isinstance(model, points.Errors):
-        found += slices.levels(frozen.values[frozen.where], column, data)
-    found += slices.worst(model, column, data, higher)
+    found = of_test(frozen, model, higher)
     told, out = slices.report(found, model, other, frozen.block, draws, ("model", baseline), in_interval)
     return {"slices": told, "slices_left_out": out}
 

@@ -49,9 +49,16 @@ def fit_ridge(data: Windows) -> Ridge:
     )
 
 
-def baselines(data: Windows, objective: Any, aux: dict[str, Any], ridge: Ridge) -> dict[str, Method]:
-    """Every baseline of `data`, ready to answer; aux as the objective's, with `reference` [targets]."""
+def baselines(
+    data: Windows, objective: Any, aux: dict[str, Any], ridge: Ridge, trees: bool = True
+) -> dict[str, Method]:
+    """Every baseline of `data`, ready to answer; aux as the objective's, with `reference` [targets].
+
+    trees: boosted ones too, which take longest to fit.
+    """
     each = _raw(data, objective, aux, ridge)
+    if trees:
+        each["gbt"] = Trees.fit(data, objective, aux).predict
     if "alarm" in objective.CALIBRATION:  # a reading's misfit is in its channel's usual error, see `models.detect`
         return {name: _plain(raw, objective, aux) for name, raw in each.items()}
     rows = spread_out(data.rows("validation", 1), 2 * HELD_WINDOWS)
@@ -63,7 +70,6 @@ def baselines(data: Windows, objective: Any, aux: dict[str, Any], ridge: Ridge) 
 def _raw(data: Windows, objective: Any, aux: dict[str, Any], ridge: Ridge) -> dict[str, Answer]:
     """Uncalibrated: values [B, H, n], with [B, H, n, 2] median and mean, or with C class probabilities."""
     known, n = data.known, data.targets
-    trees = Trees.fit(data, objective, aux)
 
     def in_parts(one: Callable[[dict[str, Array]], Array]) -> Answer:
         return lambda rows: np.concatenate([one(b) for b in data.batches(rows, 64)])
@@ -72,7 +78,7 @@ def _raw(data: Windows, objective: Any, aux: dict[str, Any], ridge: Ridge) -> di
         return in_parts(lambda b: objective.baselines(b, data.spec, known, n)[name])
 
     names = objective.baselines(data.batch(data.rows("train", 1)[:1]), data.spec, known, n)
-    return {**{k: plain(k) for k in names}, "ridge": in_parts(lambda b: ridge.predict(b, n)), "gbt": trees.predict}
+    return {**{k: plain(k) for k in names}, "ridge": in_parts(lambda b: ridge.predict(b, n))}
 
 
 def _both(values: Array) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipelines.core import calendar
 from pipelines.models.data import Windows
-from pipelines.models.evaluation.points import Points, compare
+from pipelines.models.evaluation.points import Errors, Points, compare
 
 Array = np.ndarray[Any, Any]
 Slice = tuple[str, str, Array]
@@ -19,6 +19,19 @@ MOST = 40
 """Districts or kinds told one by one; beyond them the largest."""
 FAULTY = 0.2
 """A sensor is faulty in a window if more of its own context than this is missing."""
+
+
+def every(
+    data: Windows, model: Points, times: Array, column: Array, faulty: Array, truth: Array, higher: bool
+) -> list[Slice]:
+    """All slices of P points: of which target each is, at which time (UTC), with a faulty sensor or not, what was read.
+
+    Levels are of what was measured, and left out where the metric is no mean of errors.
+    """
+    found = [*channels(data, column), *hours(data, times), ("regime", "faulty_sensor", faulty)]
+    if isinstance(model, Errors):
+        found += levels(truth, column, data)
+    return found + worst(model, column, data, higher)
 
 
 def channels(data: Windows, column: Array) -> Iterator[Slice]:
@@ -68,10 +81,12 @@ def report(
     draws: int,
     names: tuple[str, str],
     in_interval: Array | None = None,
+    fewest: int = FEWEST,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """By group and name: n, the primary metric of the model and of the baseline, their difference and its interval.
 
-    names: what model and baseline are called in it; in_interval [P]: whether the model's interval held the truth.
+    names: what model and baseline are called in it; in_interval [P]: whether the model's interval held the truth;
+    fewest: points a slice must have.
     Second: the slices left out, and why.
     """
     told: dict[str, Any] = {}
@@ -79,8 +94,8 @@ def report(
     for group, name, inside in found:
         here = np.where(inside, block, -1)
         blocks = len(np.unique(block[inside]))
-        if inside.sum() < FEWEST or blocks < FEWEST_BLOCKS:
-            out[f"{group}/{name}"] = f"{int(inside.sum())} points in {blocks} blocks; at least {FEWEST} in " + (
+        if inside.sum() < fewest or blocks < FEWEST_BLOCKS:
+            out[f"{group}/{name}"] = f"{int(inside.sum())} points in {blocks} blocks; at least {fewest} in " + (
                 f"{FEWEST_BLOCKS} are asked for"
             )
             continue

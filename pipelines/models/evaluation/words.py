@@ -14,8 +14,20 @@ NAMES = {
     "auroc": "AUROC",
     "coverage80": "coverage of the 80 % interval",
     "width80": "width of the 80 % interval",
+    "span_f1": "F1 of phrases",
+    "partial_f1": "F1 of phrases met in part",
+    "map50": "mAP50",
+    "map50_95": "mAP50-95",
+    "ap50": "AP50",
+    "ap50_95": "AP50-95",
+    "count_mae": "MAE of counts",
+    "count_mae_by_label": "MAE of counts by label",
+    "n": "in the test",
 }
-_HIGHER = ("accuracy", "macro_f1", "f1", "precision", "recall", "auroc", "average_precision")
+_HIGHER = (
+    "accuracy", "macro_f1", "f1", "span_f1", "partial_f1", "precision", "recall", "auroc", "average_precision", "map50",
+    "ap50",
+)  # fmt: skip
 _NO_ORDER = ("coverage", "width", "bias", "alarm_rate")
 """More is neither better nor worse."""
 _UNTOLD = ("mae_standardised", "mse_standardised")
@@ -34,7 +46,8 @@ def name(metric: str) -> str:
 
 
 def _title(metric: str) -> str:
-    return f"{name(metric)[0].upper()}{name(metric)[1:]}"
+    told = name(metric)
+    return told if told[1].isupper() else f"{told[0].upper()}{told[1:]}"
 
 
 def number(value: Any) -> str:
@@ -62,7 +75,8 @@ def results(found: dict[str, Any]) -> str:
     parts = [
         _table(found),
         " ".join([_test(found["test"]), *_verdict(found)]),
-        " ".join([*_ahead(found), *_coverage(found), *_probes(found)]),
+        " ".join([*_ahead(found), *_coverage(found), *_probes(found), *_without(found)]),
+        _labels(found),
         _slices(found),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -71,7 +85,10 @@ def results(found: dict[str, Any]) -> str:
 def _table(found: dict[str, Any]) -> str:
     told = methods(found)
     rows = ["| metric | " + " | ".join(LABELS[m] for m in told) + " |", "|---|" + "--:|" * len(told)]
-    order = [m for m in sorted(found["model"], key=lambda m: (m != found["primary"], m)) if m not in _UNTOLD]
+    apart = tuple(
+        f"{kind}_{label}" for kind in ("f1", "ap50") for label in (found.get("labels") or {}).get("model", {})
+    )
+    order = sorted((m for m in found["model"] if m not in (*_UNTOLD, *apart)), key=lambda m: (m != found["primary"], m))
     for metric in order:
         values = {m: found[m][metric] for m in told if _has(found[m], metric)}
         winners = _winners(metric, values, found)
@@ -104,10 +121,11 @@ def _versus(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _test(test: dict[str, Any]) -> str:
-    counts = [f"{test[k]:,} {k}" for k in ("forecasts", "points", "positives") if isinstance(test.get(k), int)]
+    counts = [f"{test[k]:,} {k}" for k in ("forecasts", "points", "positives", "items") if isinstance(test.get(k), int)]
     possible = test.get("forecasts_possible", 0)
     thinned = f" (of {possible:,} possible forecasts)" if possible > test.get("forecasts", 0) else ""
-    told = f"Frozen test {test['from']} to {test['until']}{': ' if counts else ''}{', '.join(counts)}"
+    days = "without dates" if test["from"] == "undated" else f"{test['from']} to {test['until']}"
+    told = f"Frozen test {days}{': ' if counts else ''}{', '.join(counts)}"
     return f"{told}{thinned}."
 
 
@@ -126,7 +144,7 @@ def _verdict(found: dict[str, Any]) -> Iterator[str]:
         test = found["test"]
         hours = test.get("block_hours") or 24
         long = f"{hours // 24} days" if hours % 24 == 0 else f"{hours} h"
-        days = "days" if hours == 24 else f"blocks of {long}"
+        days = "groups of near-duplicates" if "groups" in test else "days" if hours == 24 else f"blocks of {long}"
         said = "; ".join(f"{side} {', '.join(names)}" for side, names in sorted(sides.items()))
         yield f"By 95 % intervals over {test.get('blocks')} {days} the model is {said}."
 
@@ -147,14 +165,41 @@ def _coverage(found: dict[str, Any]) -> Iterator[str]:
         yield f"The 80 % interval held {overall} % of the truth, {low} to {high} % by step ahead."
 
 
+def _without(found: dict[str, Any]) -> Iterator[str]:
+    """What the model says while a source of its inputs is silent."""
+    metric = found["primary"]
+    told = [f"`{source}` {number(m.get(metric))} (with it minus that: {_interval(m)})"
+            for source, m in sorted((found.get("without_inputs") or {}).items())]  # fmt: skip
+    if told:
+        yield f"{_title(metric)} of the same model while a source of inputs is silent: {', '.join(told)}."
+
+
 def _probes(found: dict[str, Any]) -> Iterator[str]:
-    """What damaged readings do to the model and to the ridge, see `models.probes`."""
+    """What damage to its inputs does to the model and to a baseline, see `models.probes` and `models.items.damage`."""
     probed = found.get("robustness") or {}
-    told = [f"{damage.replace('_', ' ')} {number(m['model']['value'])} (ridge {number(m['ridge']['value'])})"
+    told = [f"{damage.replace('_', ' ')} {_suffered(m)}"
             for damage, m in sorted(probed.items()) if isinstance(m, dict)]  # fmt: skip
     if told:
-        where = f"on {probed['windows']} windows"
-        yield f"{_title(probed['metric'])} when readings are damaged, {where}: {', '.join(told)}."
+        what, on = ("readings", "windows") if "windows" in probed else ("pictures or messages", "items")
+        yield f"{_title(probed['metric'])} when {what} are damaged, on {probed[on]} {on}: {', '.join(told)}."
+
+
+def _suffered(methods: dict[str, Any]) -> str:
+    """The model's value, with that of the one baseline told beside it."""
+    rival = next((m for m in ("ridge", *LABELS) if m in methods and m != "model"), None)
+    beside = f" ({LABELS[rival]} {number(methods[rival]['value'])})" if rival else ""
+    return f"{number(methods['model']['value'])}{beside}"
+
+
+def _labels(found: dict[str, Any]) -> str:
+    """What there is to say of each label by itself."""
+    told = (found.get("labels") or {}).get("model")
+    if not told:
+        return ""
+    keys = list(dict.fromkeys(k for row in told.values() for k in sorted(row, key=lambda k: (k != "n", k))))
+    rows = [f"| label | {' | '.join(name(k) for k in keys)} |", "|---|" + "--:|" * len(keys)]
+    rows += [f"| {label} | {' | '.join(number(row.get(k)) for k in keys)} |" for label, row in told.items()]
+    return "\n".join(rows)
 
 
 def _slices(found: dict[str, Any]) -> str:

@@ -10,13 +10,16 @@
     outputs(aux)                 raw head outputs a step
     answer(anchor, raw, scale, aux) -> Tensor [B, H, n, len(names)]     (torch)
     loss(answer, truth, seen, unit, aux) -> (sum, weight)               (torch)
+    APART                        slices of the raw outputs that are judged apart, see `models.earned`
+    misses(answer, truth, unit, aux) -> Tensor [B, H, n, len(APART)]    (torch)
     truth(values, aux) -> [B, H, n]                 what was asked, from readings (numpy from here on)
     from_values(values, aux) -> [B, H, n, names]    an answer made of plain values, for baselines
     baselines(batch, spec, known, n) -> name -> [B, H, n]    plain values to beat, beside the ridge
     score(answer, truth, aux) -> metrics
     errors(answer, truth, aux) -> [B, H, n]         lower is better; an objective with alarms ranks instead
 
-A sibling whose network is not `models.series.TaskModel` also has
+Those whose anchor is the profile have neither APART nor misses. A sibling whose network is not
+`models.series.TaskModel` also has
 
     network(backbone, spec, aux) -> Module          called as a TaskModel is, with `epsilon` after it where there is one
     draw(rng, network, windows, channels) -> epsilon    the noise it is trained with, of all windows of a step

@@ -14,6 +14,7 @@ PRIMARY, HIGHER_IS_BETTER = "macro_f1", True
 ACT, WHEN = "tells the class of", "for the next"
 RECONSTRUCT, BOTH_SIDES, ANCHOR = False, False, "ridge"
 CALIBRATION: tuple[str, ...] = ("decision",)
+APART = (slice(None),)
 Array = np.ndarray[Any, Any]
 
 baselines = forecast.baselines
@@ -49,9 +50,13 @@ def loss(
     answer: "Tensor", truth: "Tensor", seen: "Tensor", unit: "Tensor", aux: dict[str, Any]
 ) -> tuple["Tensor", "Tensor"]:
     """Cross-entropy, unweighted, so that probabilities stay probabilities; rare classes are `decide`'s matter."""
+    return (misses(answer, truth, unit, aux)[..., 0] * seen).sum(), seen.sum()
+
+
+def misses(answer: "Tensor", truth: "Tensor", unit: "Tensor", aux: dict[str, Any]) -> "Tensor":
+    """Cross-entropy of each point."""
     label = truth.clamp(min=0).long()
-    likelihood = answer.gather(-1, label[..., None])[..., 0].clamp(min=1e-6)
-    return -(likelihood.log() * seen).sum(), seen.sum()
+    return -answer.gather(-1, label[..., None]).clamp(min=1e-6).log()
 
 
 def truth(values: Array, aux: dict[str, Any]) -> Array:

@@ -18,6 +18,7 @@ PRIMARY, HIGHER_IS_BETTER = "mae", False
 ACT, WHEN = "forecasts", "for the next"
 RECONSTRUCT, BOTH_SIDES, ANCHOR = False, False, "ridge"
 CALIBRATION: tuple[str, ...] = ("spread",)
+APART = (slice(0, 3), slice(3, 4))
 Array = np.ndarray[Any, Any]
 
 
@@ -59,10 +60,24 @@ def loss(
     from torch.nn.functional import huber_loss
 
     error = (truth[..., None] - answer) / unit[:, None]
-    levels = error.new_tensor(LEVELS)
-    quantile = torch.maximum(levels * error[..., :3], (levels - 1) * error[..., :3]) @ error.new_tensor(COUNTS)
+    quantile = _pinball(error)
     mean = huber_loss(error[..., 3], torch.zeros_like(error[..., 3]), reduction="none")
     return ((quantile + 0.5 * mean) * seen).sum(), seen.sum()
+
+
+def misses(answer: "Tensor", truth: "Tensor", unit: "Tensor", aux: dict[str, Any]) -> "Tensor":
+    """Pinball loss of the quantiles; squared error of the mean, which is what a mean is judged by."""
+    import torch
+
+    error = (truth[..., None] - answer) / unit[:, None]
+    return torch.stack([_pinball(error), error[..., 3] ** 2], dim=-1)
+
+
+def _pinball(error: "Tensor") -> "Tensor":
+    import torch
+
+    levels = error.new_tensor(LEVELS)
+    return torch.maximum(levels * error[..., :3], (levels - 1) * error[..., :3]) @ error.new_tensor(COUNTS)
 
 
 def truth(values: Array, aux: dict[str, Any]) -> Array:

@@ -18,6 +18,7 @@ CALIBRATION: tuple[str, ...] = ("spread",)
 Array = np.ndarray[Any, Any]
 
 names, outputs, answer, loss = forecast.names, forecast.outputs, forecast.answer, forecast.loss
+APART, misses = forecast.APART, forecast.misses
 truth, from_values, score, errors = forecast.truth, forecast.from_values, forecast.score, forecast.errors
 
 

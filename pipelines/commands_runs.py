@@ -1,0 +1,122 @@
+"""Commands of runs: the graph stage by stage, each stage in a workspace of its own, and branch `live` moved on."""
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from pipelines.commands import as_json, command
+
+DAY_S = 86_400
+
+
+@command("cityloop deploy")
+@click.argument("source", default="main")
+def deploy(root: Path, source: str) -> None:
+    """Bring the code and parameters of branch or commit SOURCE to `live`.
+
+    Prints live's commit. Its dvc.lock and window.yaml are its own: nothing conflicts.
+    """
+    from pipelines.runs import start
+
+    click.echo(start.deploy(source, root=root))
+
+
+@command("cityloop begin --until 2025-04-08")
+@click.argument("sources", nargs=-1)
+@click.option("--until", help="Where the windows of SOURCES (default: all) end: ISO, now or +1d; default: as they are.")
+@click.option("--run", help="A name, such as a scheduler's; default: the time, and a few random letters.")
+@as_json
+def begin(root: Path, sources: tuple[str, ...], until: str | None, run: str | None, plain: bool) -> None:
+    """Begin a run at live's head, its windows fixed; print its name."""
+    from pipelines.runs import start
+
+    name = start.begin(run, until, sources, root=root)
+    click.echo(json.dumps(start.told_of(name, root=root)) if plain else name)
+
+
+@command("cityloop plan nightly-7 card@air_quality")
+@click.argument("run")
+@click.argument("targets", nargs=-1)
+@click.option("--needed", is_flag=True, help="Exit code 3 when nothing would change.")
+@as_json
+def plan(root: Path, run: str, targets: tuple[str, ...], needed: bool, plain: bool) -> None:
+    """Say which stages of RUN would change, or may, in an order to run them in.
+
+    TARGETS: these stages and what they need; default: all.
+    """
+    from pipelines.runs import start
+
+    planned = start.plan(run, targets, root=root)
+    if plain:
+        click.echo(json.dumps(start.as_json(planned)))
+    else:
+        start.told(planned)
+    if needed and not planned:
+        raise click.exceptions.Exit(3)
+
+
+@command("cityloop run-stage validate@air --run nightly-7")
+@click.argument("stage")
+@click.option("--run", required=True, help="As `cityloop begin` named it.")
+@click.option("--former", multiple=True, help="A stage that failed in this run; its earlier output may stand in.")
+def run_stage(root: Path, stage: str, run: str, former: tuple[str, ...]) -> None:
+    """Make STAGE in a workspace of its own and push its entry; print one line of JSON. Repeating it does no harm."""
+    from pipelines.runs import stage as room
+
+    click.echo(json.dumps(room.run_stage(stage, run, former=former, root=root).line()))
+
+
+@command("cityloop merge-run nightly-7")
+@click.argument("run")
+@as_json
+def merge_run(root: Path, run: str, plain: bool) -> None:
+    """Bring what succeeded in RUN to `live` in one commit, and print it."""
+    from pipelines.runs import merge, start
+
+    commit = merge.merge_run(run, root=root)
+    click.echo(json.dumps({**start.told_of(run, root=root), "commit": commit}) if plain else commit)
+
+
+@command("cityloop run --until 2025-04-08 --jobs 2")
+@click.argument("targets", nargs=-1)
+@click.option("--until", help="Where the windows end; default: where they do now.")
+@click.option("--jobs", type=click.IntRange(1), help="Stages at once; default: by the machine.")
+@click.option("--run", "name", help="Go on with this run.")
+@click.option("--no-merge", "apart", is_flag=True, help="Make the stages alone: somebody else merges and registers.")
+def run(
+    root: Path, targets: tuple[str, ...], until: str | None, jobs: int | None, name: str | None, apart: bool
+) -> None:
+    """Run what is out of date, in parallel; merge it into `live`; register.
+
+    TARGETS: these stages and what they need; default: all. A stage that fails stops what needs it, and nothing else;
+    then the exit code is not 0.
+    """
+    from pipelines.runs import restore
+    from pipelines.runs import run as room
+
+    outcome = room.run(until, jobs, targets=targets, run=name, merged=not apart, root=root)
+    if not apart and any(stage.startswith("card@") for stage in outcome.done):
+        registered = restore.publish(outcome.commit, "register", "--all", root=root)
+        if registered:
+            raise click.exceptions.Exit(registered)
+    if apart:
+        click.echo(json.dumps({"run": outcome.run, "done": outcome.done, "failed": outcome.failed}))
+    outcome.require()
+
+
+@command("cityloop gc --days 30")
+@click.option("--days", type=click.FloatRange(min=0), default=30, show_default=True, help="Keep what is younger.")
+def gc(root: Path, days: float) -> None:
+    """Remove old runs and data of theirs in this machine's cache.
+
+    What `live`, a branch, a kept release or a younger run needs stays.
+    """
+    from pipelines.runs import gc as room
+
+    removed = room.gc(time.time() - days * DAY_S, root=root)
+    click.echo(f"{len(removed.runs)} runs, {removed.files:,} files, {removed.bytes / 1e6:,.1f} MB removed")
+
+
+ALL = (deploy, begin, plan, run_stage, merge_run, run, gc)

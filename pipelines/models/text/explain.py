@@ -1,0 +1,102 @@
+"""Which characters of a message speak for its class: a weight for each code point, for the report and the card.
+
+The network's part by integrated gradients (Sundararajan et al., 2017) from the mean token to the message's own; the
+bags of words are linear up to their length, and each run's share is spread over its tokens. Weights add up to about
+what the message moves the class's logit above the other classes' mean.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.core import tokens
+from pipelines.models.text import model
+from pipelines.models.text.words import RUN
+
+Array = np.ndarray[Any, Any]
+STEPS = 16
+
+
+def weights(whole: Any, tokenizer: Any, text: str, max_tokens: int, wanted: int) -> Array:
+    """float32 [len(text)] for class number `wanted`; of a message that is too long, zero beyond its first window."""
+    read = tokens.windows(tokenizer, text, max_tokens)
+    ids, mask = (torch.from_numpy(a[:1]) for a in (read.ids, read.mask))
+    found = _network(whole, ids, mask, wanted)
+    if isinstance(whole, model.Classify):
+        found = found + _words(whole, ids, mask, wanted)
+    return spread(found.numpy(), read.offsets[0], len(text))
+
+
+def spread(each: Array, offsets: Array, length: int) -> Array:
+    """Tokens' weights [L] over the code points they stand for; float32 [length]."""
+    out = np.zeros(length, np.float32)
+    for weight, (start, end) in zip(each, offsets, strict=True):
+        if end > start:
+            out[start:end] += weight / (end - start)
+    return out
+
+
+def words_of(text: str, weights: Array, most: int = 10) -> list[tuple[str, float]]:
+    """The strongest words, or characters of scripts without spaces, each with its weight, strongest first."""
+    pieces: dict[str, float] = {}
+    start = 0
+    for end in range(1, len(text) + 1):
+        ends = end == len(text) or not (_letter(text[end]) and _letter(text[end - 1]))
+        if ends:
+            pieces[text[start:end]] = pieces.get(text[start:end], 0.0) + float(weights[start:end].sum())
+            start = end
+    ranked = sorted(((w, x) for w, x in pieces.items() if w.strip()), key=lambda p: (-abs(p[1]), p[0]))
+    return ranked[:most]
+
+
+def _letter(character: str) -> bool:
+    return character.isalnum() and character < "\u0900"
+
+
+def _network(whole: Any, ids: Tensor, mask: Tensor, wanted: int) -> Tensor:
+    table: Tensor = whole.backbone.encoder.get_input_embeddings().weight.detach()
+    vectors, base = table[ids], table.mean(0)
+    total = torch.zeros_like(vectors)
+    for i in range(STEPS):
+        at = (base + (i + 0.5) / STEPS * (vectors - base)).requires_grad_()
+        hidden = whole.backbone.embedded(at, mask)
+        if isinstance(whole, model.Classify):
+            logits = whole.correct(hidden, mask)[0]
+            score = logits[wanted] - logits.mean()
+        else:
+            logits = whole.head(hidden)[0]
+            score = ((logits[:, wanted] - logits.mean(1)) * mask[0]).sum()
+        total += torch.autograd.grad(score, at)[0] / STEPS
+    return ((vectors - base) * total).sum(-1)[0].detach()
+
+
+@torch.no_grad()
+def _words(whole: Any, ids: Tensor, mask: Tensor, wanted: int) -> Tensor:
+    words = whole.backbone.words
+    row = whole.prior.weight[wanted] - whole.prior.weight.mean(0)
+    moved = words(ids, mask)[0] * row
+    out = torch.zeros(ids.shape[1])
+    half = len(row) // 2
+    for part, seen in ((moved[:half], words.beginning(ids, mask)), (moved[half:], mask)):
+        at, there = (a[0].reshape(RUN, -1) for a in words.places(ids, seen))
+        count = torch.zeros(half).scatter_add(0, at.reshape(-1), there.reshape(-1).to(part.dtype))
+        share = (part[at] / count[at].clamp(min=1)) * there
+        for n in range(RUN):
+            for back in range(n + 1):
+                length = share.shape[1] - back
+                out[back : back + length] += share[n, :length] / (n + 1)
+    return out
+
+
+def of_texts(whole: Any, tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[Array]:
+    """`weights` of each message for the class it is given."""
+    out = []
+    for text in texts:
+        read = tokens.windows(tokenizer, text, max_tokens)
+        with torch.no_grad():
+            logits = whole(torch.from_numpy(read.ids[:1]), torch.from_numpy(read.mask[:1]))
+        out.append(weights(whole, tokenizer, text, max_tokens, int(logits[0].argmax())))
+    return out
