@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pipelines.core import files, params
 from pipelines.core.params import Backbone, Task, Trainer
 from pipelines.core.paths import Paths
-from pipelines.models import items as judges
+from pipelines.models.items import questions
 from pipelines.models import lit
 from pipelines.models.image import backbones, export, pretraining, tuning
 from pipelines.models.items.held import Items
@@ -35,7 +35,7 @@ def tasks(chosen: argparse.Namespace) -> None:
     city, paths = params.load(chosen.city), Paths(chosen.city)
     task = city.task(chosen.task)
     data = Items.open(paths.joined(chosen.task), chosen.task)
-    judge = judges.load(task.objective)
+    judge = questions.load(task.objective)
     test = judge.asked(data.part("test"))
     shown = ("accuracy", "macro_f1") if task.objective == "classify" else ("map50", "map50_95")
     print(f"| model | labels | {' | '.join(shown)} | minutes |\n|---|---:|{'---:|' * len(shown)}---:|")
@@ -92,7 +92,7 @@ def _learnt(
     if task.objective == "classify":
         answer: Any = np.concatenate([p["probabilities"] for p in parts])
     else:
-        from pipelines.models.items import locate
+        from pipelines.models.items.questions import locate
 
         rows = [r for p in parts for r in zip(p["boxes"], p["scores"], p["labels"], strict=True)]
         answer = [locate.found(*r, len(test.names), made.config["decision"]) for r in rows]

@@ -18,7 +18,7 @@ from pipelines.core.tracking import DESCRIPTION_LIMIT, DIGEST, Tracking, connect
 from pipelines.models.evaluation import gates
 from pipelines.models.evaluation.verdict import Verdict, section
 from pipelines.release import bundle, page
-from pipelines.release.reviews import PROOF, REVIEW
+from pipelines.release.reviews import CHAMPION, PROOF, REVIEW
 from pipelines.release.store import Store
 
 CANDIDATE = "candidate"
@@ -29,13 +29,14 @@ WHY = 400
 
 @dataclass(frozen=True)
 class Case:
-    """A candidate's version and bundle, and the champion's bundle and version number, where there is a champion."""
+    """A candidate's version and bundle, and what serves, where anything does: bundle, version number and digest."""
 
     name: str
     version: Any
     candidate: Path
-    champion: Path | None
-    champion_version: str | None
+    champion: Path | None = None
+    champion_version: str | None = None
+    serves: str | None = None
 
 
 def run(
@@ -58,30 +59,36 @@ def run(
         refused += missing if task else []
         for case in cases:
             try:
-                verdict = _judged(city, case, paths)
+                said = _standing(case) or _judged(city, case, paths)
             except UserError as error:
                 refused.append(str(error))
                 continue
-            failed += [] if verdict.passed else [f"{case.name}: {verdict.why}"]
+            failed += [] if said["verdict"] == "passed" else [f"{case.name}: {said['why']}"]
             if tell:
-                tell(_told(case, verdict, paths))
+                tell({**_about(case, paths), **said})
     if refused or not cases:
         raise UserError("; ".join(refused or missing))
     if failed:
         raise Refused("; ".join(failed))
 
 
-def _told(case: Case, verdict: Verdict, paths: Paths) -> dict[str, Any]:
+def _about(case: Case, paths: Paths) -> dict[str, Any]:
     version = str(case.version.version)
-    return {
-        "task": case.name,
-        "version": version,
-        "digest": case.version.tags[DIGEST],
-        "champion": verdict.champion,
-        "verdict": "passed" if verdict.passed else "failed",
-        "why": verdict.why,
-        "url": page_url(paths, case.name, version),
-    }
+    url = page_url(paths, case.name, version)
+    return {"task": case.name, "version": version, "digest": case.version.tags[DIGEST], "url": url}
+
+
+def _standing(case: Case) -> dict[str, Any] | None:
+    """The verdict of a candidate that serves already, as it was when that was decided; None: it is to be judged.
+
+    A comparison with itself says nothing, and would make void the very reviews that put it there.
+    """
+    tags = case.version.tags
+    if case.serves != tags.get(DIGEST) or "verdict" not in tags:
+        return None
+    log.logger.info("gate %s: version %s serves already, and its verdict stands", case.name, case.version.version)
+    was = tags.get(CHAMPION, "none")
+    return {"champion": None if was == "none" else was, "verdict": tags["verdict"], "why": tags.get("verdict.why", "")}
 
 
 def _names(city: Params, task: str | None, everything: bool) -> list[str]:
@@ -107,15 +114,15 @@ def _cases(names: list[str], paths: Paths, folder: Path) -> tuple[list[Case], li
     return cases, missing
 
 
-def _champion(name: str, paths: Paths) -> tuple[Path | None, str | None]:
+def _champion(name: str, paths: Paths) -> tuple[Path, str | None, str] | tuple[()]:
     store = Store.of(paths)
     pointer = store.pointer(name)
     if pointer is None or pointer.stable is None:
-        return None, None
-    return store.fetch(name, pointer.stable), pointer.versions.get(pointer.stable)
+        return ()
+    return store.fetch(name, pointer.stable), pointer.versions.get(pointer.stable), pointer.stable
 
 
-def _judged(city: Params, case: Case, paths: Paths) -> Verdict:
+def _judged(city: Params, case: Case, paths: Paths) -> dict[str, Any]:
     with log.room("gate", case.name) as told:
         found, wanted = bundle.verify(case.candidate), case.version.tags.get(DIGEST)
         if found != wanted:
@@ -129,7 +136,7 @@ def _judged(city: Params, case: Case, paths: Paths) -> Verdict:
             _publish(tracking, case, verdict)
         told["verdict"], told["version"] = "passed" if verdict.passed else "FAILED", str(case.version.version)
         told["champion"] = (verdict.champion or "none")[:12]
-    return verdict
+    return {"champion": verdict.champion, "verdict": "passed" if verdict.passed else "failed", "why": verdict.why}
 
 
 def _tell(verdict: Verdict) -> None:
@@ -150,14 +157,14 @@ def _publish(tracking: Tracking, case: Case, verdict: Verdict) -> None:
     tags = {
         "verdict": "passed" if verdict.passed else "failed",
         "verdict.why": why if len(why) <= WHY else f"{why[: WHY - 1]}…",
-        "verdict.champion": champion,
+        CHAMPION: champion,
     }
     tracking.describe(version, page.fit(text, DESCRIPTION_LIMIT), tags)
 
 
 def _void(tracking: Tracking, version: Any, champion: str) -> None:
     """Reviews of a comparison with another champion answered another question: they are kept, and count no more."""
-    if version.tags.get("verdict.champion", champion) == champion:
+    if version.tags.get(CHAMPION, champion) == champion:
         return
     for key, said in version.tags.items():
         if key.startswith(REVIEW):

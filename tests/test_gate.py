@@ -128,6 +128,22 @@ def test_a_long_card_leaves_room_whoever_comes_last(city: Paths) -> None:
     assert "lineage" in (page.get(text, "Lineage") or "")
 
 
+def test_what_serves_is_not_compared_with_itself(city: Paths) -> None:
+    """Whoever watches may have promoted it between the yes and the next run of the gate."""
+    gate.run(TASK, root=city.root)
+    digest = bundle.digest(city.task(TASK))
+    tag(city, "review.ada", f"approved:{digest}")
+    before = version(city)
+    assert champion(city, 1.0, "1") == digest
+    said: list[dict[str, Any]] = []
+    gate.run(TASK, root=city.root, tell=said.append)
+    assert version(city).tags == before.tags
+    assert [(s["verdict"], s["version"], s["champion"]) for s in said] == [("passed", "1", None)]
+    tag(city, "verdict", "failed")
+    with pytest.raises(Refused, match="all 10 conditions met"):
+        gate.run(TASK, root=city.root)
+
+
 def test_reviews_of_another_comparison_are_void(city: Paths, caplog: pytest.LogCaptureFixture) -> None:
     digest = bundle.digest(city.task(TASK))
     gate.run(TASK, root=city.root)
