@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pipelines.core import files, params
 from pipelines.core.params import Backbone, Task, Trainer
 from pipelines.core.paths import Paths
-from pipelines.models.items import questions
 from pipelines.models import lit
 from pipelines.models.image import backbones, export, pretraining, tuning
+from pipelines.models.items import questions
 from pipelines.models.items.held import Items
 
 

@@ -5,6 +5,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+# Before anything imports torch: sums come out alike whoever trains, and processes beside each other share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import yaml
 from ceph import s3 as s3

@@ -1,7 +1,6 @@
 """A city small enough to train on in seconds: hourly sensors that follow the clock, each other, and nothing else."""
 
 import datetime as dt
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,6 @@ def _ready(top: Path) -> Path:
 
 def ready(factory: pytest.TempPathFactory) -> Path:
     """A toy city with its backbone and all three bundles, made once a session. Read it; change copies only."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     return _ready(factory.getbasetemp() / "toy")
 
 

@@ -18,11 +18,6 @@ from pipelines.models.image.pretraining import pretrain
 from pipelines.models.image.tuning import finetune
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two joined folders, a corpus, and a backbone of each family begun from a published folder."""
