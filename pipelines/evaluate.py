@@ -47,7 +47,9 @@ def _series(city: Params, key: str, paths: Paths) -> dict[str, Any]:
     if "alarm" in objectives.of_bundle(predictor.config).CALIBRATION:
         report = _alarms(task, predictor, data, aux, ridge, plots)
     else:
-        inputs = {chosen.source: city.kinds(chosen) for chosen in task.inputs}
+        inputs: dict[str, tuple[str, ...]] = {}
+        for chosen in task.inputs:  # a source may be named more than once
+            inputs[chosen.source] = inputs.get(chosen.source, ()) + city.kinds(chosen)
         report = _forecasts(task, predictor, data, aux, ridge, plots, inputs)
     return report | _probed(predictor, data, ridge, paths.task(key), plots)
 

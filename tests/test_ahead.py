@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from small_city import city, kind, put, source
 
-from pipelines import corpus, features, finetune, join, pretrain
-from pipelines.core import params
+from pipelines import corpus, evaluate, features, finetune, join, pretrain
+from pipelines.core import files, params
 from pipelines.core.errors import UserError
 from pipelines.models.data import Windows
 from pipelines.release.predictor import Predictor
@@ -85,6 +85,14 @@ def test_what_is_known_ahead_makes_a_better_forecast(built: Path) -> None:
         error[key] = float(np.abs(answer - truth).mean())
     assert error["told"] < 0.5 * error["untold"]
     assert error["untold"] > 4
+
+
+def test_the_report_says_what_the_source_of_inputs_is_worth(built: Path) -> None:
+    evaluate.run("told", root=built)
+    found = files.read_json(built / "metrics/evaluate/told.json")
+    with_it, silent = found["model"]["mae"], found["without_inputs"]["x"]
+    assert silent["mae"] > 2 * with_it, "the very same model, while that source says nothing"
+    assert silent["low"] <= silent["difference"] <= silent["high"] < 0
 
 
 def test_those_known_ahead_come_last_and_the_bundle_says_which(built: Path) -> None:
