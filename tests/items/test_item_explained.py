@@ -47,7 +47,8 @@ def test_pictures_lie_under_one_another(tmp_path: Path, task: str) -> None:
     assert picture.std() > 10
 
 
-def test_letters_are_coloured_and_escaped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["routing", "phrases"])
+def test_letters_are_coloured_and_escaped(tmp_path: Path, task: str) -> None:
     from transformers import BertConfig, BertModel
 
     from pipelines.core import params
@@ -58,11 +59,13 @@ def test_letters_are_coloured_and_escaped(tmp_path: Path) -> None:
         BertConfig(vocab_size=words, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     )
     base = backbone.Backbone(encoder, 32)
-    whole = model.of("classify", base, 3)
+    torch.manual_seed(0)
+    whole = model.of(judged_items.OBJECTIVES[task], base, len(judged_items.NAMES[task]))
+    torch.nn.init.normal_(whole.head.weight)
     told = base.config(params.Backbone(modality="text"))
-    config = laid(tmp_path / "bundle", "routing", whole, told, max_tokens=32)
+    config = laid(tmp_path / "bundle", task, whole, told, max_tokens=32)
     files.write_bytes(tmp_path / "bundle/tokenizer.json", judged_items.tokenizer())
-    test = judged(tmp_path, "routing")
+    test = judged(tmp_path, task)
     test.items.columns["text"][int(test.items.rows[0])] = "<script> word1"
     explained.draw(tmp_path / "plots", tmp_path / "bundle", config, test)
     page = (tmp_path / "plots/explanation.html").read_text()

@@ -18,8 +18,8 @@ PLAIN = {"name", "sha256", "family", "size"}
 
 
 def draw(plots: Path, folder: Path, config: dict[str, Any], judged: Judged) -> None:
-    """explanation.png, or explanation.html; nothing for phrases, and of a bundle that does not describe its network."""
-    if set(config["backbone"]) <= PLAIN or config["objective"] == "tag":
+    """explanation.png, or explanation.html; nothing of a bundle that does not describe its network."""
+    if set(config["backbone"]) <= PLAIN:
         return
     items = judged.items.spread(SHOWN)
     if items.modality == "image":

@@ -1,8 +1,8 @@
-"""Which characters of a message speak for its class: a weight for each code point, for the report and the card.
+"""Which characters of a message speak for its class, or for the phrase that is surest in it: a weight a code point.
 
 The network's part by integrated gradients (Sundararajan et al., 2017) from the mean token to the message's own; the
 bags of words are linear up to their length, and each run's share is spread over its tokens. Weights add up to about
-what the message moves the class's logit above the other classes' mean.
+what the message moves the class's logit above the other classes' mean; of a phrase, at its surest token.
 """
 
 from collections.abc import Sequence
@@ -60,17 +60,21 @@ def _network(whole: Any, ids: Tensor, mask: Tensor, wanted: int) -> Tensor:
     table: Tensor = whole.backbone.encoder.get_input_embeddings().weight.detach()
     vectors, base = table[ids], table.mean(0)
     total = torch.zeros_like(vectors)
+    surest = 0 if isinstance(whole, model.Classify) else int(_margins(whole, vectors, mask)[:, wanted].argmax())
     for i in range(STEPS):
         at = (base + (i + 0.5) / STEPS * (vectors - base)).requires_grad_()
-        hidden = whole.backbone.embedded(at, mask)
-        if isinstance(whole, model.Classify):
-            logits = whole.correct(hidden, mask)[0]
-            score = logits[wanted] - logits.mean()
-        else:
-            logits = whole.head(hidden)[0]
-            score = ((logits[:, wanted] - logits.mean(1)) * mask[0]).sum()
+        score = _margins(whole, at, mask)[surest, wanted]
         total += torch.autograd.grad(score, at)[0] / STEPS
     return ((vectors - base) * total).sum(-1)[0].detach()
+
+
+def _margins(whole: Any, vectors: Tensor, mask: Tensor) -> Tensor:
+    """Logits above their mean: [1, C] of a message, [L, C] of its tokens, -inf beyond its end."""
+    hidden = whole.backbone.embedded(vectors, mask)
+    message = isinstance(whole, model.Classify)
+    logits = whole.correct(hidden, mask) if message else whole.head(hidden)[0]
+    margins: Tensor = logits - logits.mean(-1, keepdim=True)
+    return margins if message else margins.masked_fill(~mask[0].bool()[:, None], -torch.inf)
 
 
 @torch.no_grad()
@@ -92,11 +96,16 @@ def _words(whole: Any, ids: Tensor, mask: Tensor, wanted: int) -> Tensor:
 
 
 def of_texts(whole: Any, tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[Array]:
-    """`weights` of each message for the class it is given."""
+    """`weights` of each message for the class it is given; where phrases are asked, for the surest kind of phrase."""
     out = []
     for text in texts:
         read = tokens.windows(tokenizer, text, max_tokens)
+        ids, mask = torch.from_numpy(read.ids[:1]), torch.from_numpy(read.mask[:1])
         with torch.no_grad():
-            logits = whole(torch.from_numpy(read.ids[:1]), torch.from_numpy(read.mask[:1]))
-        out.append(weights(whole, tokenizer, text, max_tokens, int(logits[0].argmax())))
+            logits = whole(ids, mask)[0]
+        if isinstance(whole, model.Classify):
+            wanted = int(logits.argmax())
+        else:  # class 0 is no phrase
+            wanted = 1 + int(logits.softmax(-1)[mask[0].bool(), 1:].amax(0).argmax())
+        out.append(weights(whole, tokenizer, text, max_tokens, wanted))
     return out
