@@ -34,7 +34,7 @@ run: $(READY) ## Run the whole loop: data to models (dvc repro), register them i
 	python -m pipelines gate --all || [ $$? -eq 4 ]  # 4: judged, and some failed, as it said
 
 test: $(READY) $(AIRFLOW) ## Run the whole test suite, a file in each of up to four processes
-	@python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 e2e: $(READY) $(AIRFLOW) ## Run the long tests on real servers too: six tasks over two workers, kills
 	@python -m pytest tests/e2e -m ''
