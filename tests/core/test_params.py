@@ -182,7 +182,10 @@ def test_instants_are_utc() -> None:
 def test_parameters_are_frozen_and_the_shipped_city_is_whole() -> None:
     city = params.load(REPOSITORY)
     assert set(city.window) == set(city.sources)
-    assert city.by_modality == {"series": list(city.sources)}
+    assert sorted(name for names in city.by_modality.values() for name in names) == sorted(city.sources)
+    assert {m: city.by_modality[m] for m in ("image", "text")} == {
+        "image": ["cameras", "crossings"], "text": ["messages"],
+    }  # fmt: skip
     assert city.kinds(params.Select(source="water")) == ("pressure",)
     assert city.kinds(params.Select(source="water", kinds=("leak",))) == ("leak",)
     with pytest.raises(ValueError, match="frozen"):

@@ -242,7 +242,9 @@ def test_whatever_was_acknowledged_is_there_after_a_kill(s3: S3, where: str) -> 
 
     with ThreadPoolExecutor(4) as pool:
         writers = [pool.submit(write, i) for i in range(4)]
-        time.sleep(0.5)
+        until = time.monotonic() + 20
+        while len(acknowledged) < 50 and time.monotonic() < until:
+            time.sleep(0.05)
         with s3.away():
             for writer in writers:
                 writer.result(30)
