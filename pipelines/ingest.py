@@ -235,12 +235,7 @@ def _publish(folder: Path, records: Spool, truth: Spool, sensors: pa.Table, edge
     if len(edges):
         files.write_table(folder / "edges.parquet", edges)
         wanted.add(folder / "edges.parquet")
-    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds comes before the folder
-        if path.is_dir() and not path.is_symlink():
-            if not any(path.iterdir()):
-                path.rmdir()
-        elif path not in wanted:
-            path.unlink()
+    files.tidy(folder, wanted)
     return written, len(days) - written, len(before - wanted)
 
 

@@ -18,7 +18,7 @@ from pipelines.core import files, log, params, units
 from pipelines.core.errors import BrokenBatch, UserError
 from pipelines.core.params import Source
 from pipelines.core.paths import Paths
-from pipelines.core.records import RECORDS, day_file, day_files, read_sensors
+from pipelines.core.records import RECORDS, day_file, day_files, read_sensors, unlike
 from pipelines.items import validate as items
 
 STATE = "days.json"
@@ -42,7 +42,7 @@ def run(source: str, *, root: Path = Path()) -> None:
         raise UserError(f"{raw}: no day files to validate; run `cityloop ingest {source}` first")
     rules = contract_rules.rules(source, spec)
     with log.room("validate", source) as told:
-        schema = _schema(every)
+        schema = unlike(every, RECORDS)
         whole = {day: path for day, path in every.items() if path.name not in {row["file"] for row in schema}}
         good, bad = paths.validated(source), paths.quarantine(source)
         days, channels, computed = _split(spec, rules, raw, whole, good, bad)
@@ -60,22 +60,6 @@ def run(source: str, *, root: Path = Path()) -> None:
     if results.failures:
         more = f" (and {len(results.failures) - 1} more)" if len(results.failures) > 1 else ""
         raise BrokenBatch(f"{source}: {results.failures[0]}{more}; report in {report.relative_to(root)}")
-
-
-def _schema(every: dict[dt.date, Path]) -> list[dict[str, str]]:
-    """Columns of day files that are not as RECORDS says: file, column, expected, found."""
-    wrong = []
-    for path in every.values():
-        try:
-            found = pq.read_schema(path)
-        except (pa.ArrowInvalid, OSError):
-            wrong.append({"file": path.name, "column": "*", "expected": "Parquet", "found": "unreadable"})
-            continue
-        for name in dict.fromkeys([*RECORDS.names, *found.names]):
-            expected, actual = (str(s.field(name).type) if name in s.names else "none" for s in (RECORDS, found))
-            if expected != actual:
-                wrong.append({"file": path.name, "column": name, "expected": expected, "found": actual})
-    return wrong
 
 
 def _split(

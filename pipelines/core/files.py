@@ -46,6 +46,16 @@ def sweep(folder: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
+def tidy(folder: Path, wanted: set[Path]) -> None:
+    """Remove from `folder` what is not wanted, and folders that are then empty."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds comes before the folder
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in wanted:
+            path.unlink()
+
+
 def write_bytes(path: Path, data: bytes) -> bool:
     """Write atomically unless the file has these bytes already; returns whether it was written.
 

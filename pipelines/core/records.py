@@ -99,3 +99,24 @@ def read_edges(folder: Path) -> pa.Table:
     """The road graph of a source (schema EDGES); empty where there is none."""
     path = folder / "edges.parquet"
     return pq.read_table(path, partitioning=None) if path.exists() else EDGES.empty_table()
+
+
+def unlike(every: dict[dt.date, Path], expected: pa.Schema) -> list[dict[str, str]]:
+    """Columns of day files that are not as `expected` says: file, column, expected, found."""
+    wrong = []
+    for path in every.values():
+        try:
+            found = pq.read_schema(path)
+        except (pa.ArrowInvalid, OSError):
+            wrong.append({"file": path.name, "column": "*", "expected": "Parquet", "found": "unreadable"})
+            continue
+        for name in dict.fromkeys([*expected.names, *found.names]):
+            wanted, actual = (_type(schema, name) for schema in (expected, found))
+            if wanted != actual:
+                wrong.append({"file": path.name, "column": name, "expected": wanted, "found": actual})
+    return wrong
+
+
+def _type(schema: pa.Schema, name: str) -> str:
+    """Parquet calls the items of a list `element`."""
+    return str(schema.field(name).type).replace("element: ", "item: ") if name in schema.names else "none"

@@ -1,11 +1,5 @@
 """The contract of pictures and messages as Great Expectations suites over aggregate frames, and their verdict."""
 
-import datetime as dt
-from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipelines.checks.suite import Check, Results, Rows, run
 from pipelines.core.params import Source
 from pipelines.items.profile import Profile
@@ -20,27 +14,6 @@ FRAMES: dict[str, dict[str, str]] = {
     "cameras": {"camera": "str", "raw": "i8", "validated": "i8", "coverage": "f8"},
     "days": {"day": "str", "validated": "i8", "quarantined": "i8"},
 }  # fmt: skip
-
-
-def schema(every: dict[dt.date, Path], expected: pa.Schema) -> list[dict[str, str]]:
-    """Columns of day files that are not as the schema says: file, column, expected, found."""
-    wrong = []
-    for path in every.values():
-        try:
-            found = pq.read_schema(path)
-        except (pa.ArrowInvalid, OSError):
-            wrong.append({"file": path.name, "column": "*", "expected": "Parquet", "found": "unreadable"})
-            continue
-        for name in dict.fromkeys([*expected.names, *found.names]):
-            wanted, actual = (_type(s, name) for s in (expected, found))
-            if wanted != actual:
-                wrong.append({"file": path.name, "column": name, "expected": wanted, "found": actual})
-    return wrong
-
-
-def _type(schema: pa.Schema, name: str) -> str:
-    """Parquet calls the items of a list `element`."""
-    return str(schema.field(name).type).replace("element: ", "item: ") if name in schema.names else "none"
 
 
 def checks(source: Source) -> list[Check]:

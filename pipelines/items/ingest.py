@@ -23,7 +23,7 @@ from pipelines.core.params import Params, Privacy
 from pipelines.core.paths import Paths
 from pipelines.core.records import IMAGES, TEXTS, day_file
 from pipelines.core.scratch import scratch
-from pipelines.items.store import PRIVACY, put, tidy
+from pipelines.items.store import PRIVACY, put
 from pipelines.sources import ITEM_TRUTH, ItemBatch, Items, Window, open_feed
 
 HASH_KEY = "CITYLOOP_HASH_KEY"
@@ -241,5 +241,5 @@ def _publish(folder: Path, records: Spool, truth: Spool, blobs: _Blobs, counts: 
         files.write_table(day_file(folder / "truth", day), read())
         wanted.add(day_file(folder / "truth", day))
     files.write_json(folder / PRIVACY, counts)
-    tidy(folder, wanted)
+    files.tidy(folder, wanted)
     return written, len(days) - written, len(before - wanted)

@@ -44,7 +44,7 @@ def write(folder: Path, items: pa.Table, about: dict[str, Any], pixels: Array | 
         wanted.add(folder / PIXELS)
     files.write_table(folder / ITEMS, items)
     files.write_json(folder / ABOUT, about | {"splits": counts})
-    tidy(folder, wanted)
+    files.tidy(folder, wanted)
 
 
 def read(folder: Path, source: str) -> tuple[pa.Table, dict[str, Any], Array | None]:
@@ -77,13 +77,3 @@ def put(source: Path, path: Path) -> None:
     except OSError:  # another file system, or one without links
         temporary.write_bytes(source.read_bytes())
     os.replace(temporary, path)
-
-
-def tidy(folder: Path, wanted: set[Path]) -> None:
-    """Remove from `folder` what is not wanted, and folders that are then empty."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds comes before the folder
-        if path.is_dir() and not path.is_symlink():
-            if not any(path.iterdir()):
-                path.rmdir()
-        elif path not in wanted:
-            path.unlink()

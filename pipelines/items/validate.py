@@ -17,9 +17,9 @@ from pipelines.core import files, log, pictures
 from pipelines.core.errors import BrokenBatch, UserError
 from pipelines.core.params import Params, Source
 from pipelines.core.paths import Paths
-from pipelines.core.records import IMAGES, TEXTS, day_file, day_files, read_day
+from pipelines.core.records import IMAGES, TEXTS, day_file, day_files, read_day, unlike
 from pipelines.items import contract, looks, near, plots, profile, rules, score
-from pipelines.items.store import PRIVACY, put, tidy
+from pipelines.items.store import PRIVACY, put
 
 LOOKS = "looks.parquet"
 STATE = "looks.json"
@@ -40,7 +40,7 @@ def run(source: str, city: Params, root: Path) -> None:
         raise UserError(f"{raw}: no day files to validate; run `cityloop ingest {source}` first")
     with log.room("validate", source) as told:
         image = spec.modality == "image"
-        schema = contract.schema(every, IMAGES if image else TEXTS)
+        schema = unlike(every, IMAGES if image else TEXTS)
         broken = {row["file"] for row in schema}
         days = {day: read_day(path) for day, path in every.items() if path.name not in broken}
         table = pa.concat_tables(days.values()) if days else (IMAGES if image else TEXTS).empty_table()
@@ -115,4 +115,4 @@ def _split(
                     put(raw / "blobs" / name, folder / "blobs" / name)
                     wanted[folder].add(folder / "blobs" / name)
     for folder, paths in wanted.items():
-        tidy(folder, paths)
+        files.tidy(folder, paths)
