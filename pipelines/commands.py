@@ -299,5 +299,6 @@ def city(root: Path, folder: Path) -> None:
 
 
 ALL = (
-    register, gate, review, promote, verify, rollback, history, status, serve, keys, predict, monitor, tune, window, city
+    register, gate, review, promote, verify, rollback, history, status,
+    serve, keys, predict, monitor, tune, window, city,
 )  # fmt: skip
