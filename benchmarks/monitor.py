@@ -1,4 +1,4 @@
-"""How long `cityloop monitor` takes, and how much memory: for many logged answers, and for few new ones after a history.
+"""How long `cityloop monitor` takes, and how much memory: many logged answers, and few new ones after a history.
 
     python benchmarks/monitor.py --rows 10000000
 

@@ -16,7 +16,6 @@ read, `last_value` says what the profile says.
 import datetime as dt
 import json
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from pipelines.core.errors import UserError
 from pipelines.core.grid import Series
 from pipelines.core.params import Params
 from pipelines.core.paths import Paths
-from pipelines.models.evaluation import live
+from pipelines.models.evaluation import live, tally
 from pipelines.models.evaluation.live import Release, Rows, Scored, Truth, Words
 from pipelines.release import bundle, predictions
 from pipelines.release.objects import Unreachable
@@ -42,7 +41,6 @@ FORM = 1
 """Of a day's file. Another number: all is scored again."""
 HEAD = ("digest", "role", "sensor", "kind", "time", "step")
 DAY = re.compile(r"date=(\d{4}-\d{2}-\d{2})/[^/]+\.parquet$")
-TRIED = ("canary", "shadow")
 
 
 def run(task: str, until: str | None = None, *, root: Path = Path()) -> dict[str, Any]:
@@ -70,10 +68,10 @@ def run(task: str, until: str | None = None, *, root: Path = Path()) -> dict[str
             )
         summary = _summary(city, paths, room, days, end)
         files.write_json(folder / "summary.json", summary)
-        _draw(folder / "live.png", task, summary)
+        tally.draw(folder / "live.png", task, summary)
         counts = {k: summary["join"][k] for k in ("scored", "waiting", "missing")}
         told.update(counts, days=len(days), scored_now=again)
-        told.update(_in_short(summary))
+        told.update(tally.in_short(summary))
     return summary
 
 
@@ -164,12 +162,14 @@ def _holds(told: dict[str, Any], room: Room, marks: dict[str, str]) -> bool:
 
 def _scored(room: Room, day: str, marks: dict[str, str]) -> dict[str, Any]:
     """Score a day. What of its files cannot be read whole is left out whole, and named."""
+    import pyarrow as pa
+
     total, unknown, unreadable = dict[str, Scored](), dict[str, int](), list[str]()
     rests, reaches = [np.zeros(0, np.int64)], ""
     for key in sorted(marks):
         try:
             found = _of_file(room, room.store.objects.get(key))
-        except (FileNotFoundError, KeyError, ValueError, OSError) as error:  # what pyarrow raises is one of these
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             line = str(error).partition("\n")[0]
             log.logger.warning("monitor %s: %s cannot be read, and is left out: %s", room.task, key, line)
             unreadable.append(key)
@@ -261,86 +261,21 @@ def _words(column: "pa.ChunkedArray") -> Words:
     return Words(found.indices.to_numpy(zero_copy_only=False), found.dictionary.to_pylist())
 
 
-@dataclass(frozen=True)
-class Total:
-    """Groups of one release over all days: a row of `sums` [G, K] each, laid out as `layout` says."""
-
-    layout: list[tuple[str, int]]
-    names: list[tuple[str, str, str, int]]
-    """Day, role, kind, step."""
-    sums: Array
-    classes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, days: dict[str, dict[str, Any]], digest: str, classes: tuple[str, ...]) -> "Total":
-        mine = {day: told["releases"][digest] for day, told in days.items() if digest in told["releases"]}
-        names = [(day, *group[:3]) for day, told in mine.items() for group in told["groups"]]
-        sums = np.array([group[3] for told in mine.values() for group in told["groups"]], float)
-        return cls(next(iter(mine.values()))["layout"], names, sums, classes)
-
-    def figures(self, some: Callable[[tuple[str, str, str, int]], bool]) -> dict[str, Any]:
-        """Of those groups alone."""
-        total = self.sums[[i for i, name in enumerate(self.names) if some(name)]].sum(0)
-        return self._figures(total)
-
-    def by(self, part: int, role: str) -> dict[str, Any]:
-        """Of a role, by one part of the groups' names."""
-        mine = [i for i, name in enumerate(self.names) if name[1] == role]
-        values = sorted({self.names[i][part] for i in mine}, key=lambda v: (isinstance(v, str), v))
-        number = {value: i for i, value in enumerate(values)}
-        total = np.zeros((len(values), self.sums.shape[1]))
-        np.add.at(total, [number[self.names[i][part]] for i in mine], self.sums[mine])
-        return {str(value): self._figures(total[i]) for value, i in number.items()}
-
-    def _figures(self, total: Array) -> dict[str, Any]:
-        cuts = np.cumsum([size for _, size in self.layout])[:-1]
-        sums = {name: part for (name, _), part in zip(self.layout, np.split(total, cuts), strict=True)}
-        return live.figures(sums, self.classes)
-
-
 def _summary(
     city: Params, paths: Paths, room: Room, days: dict[str, dict[str, Any]], end: dt.datetime
 ) -> dict[str, Any]:
     asked, pointer = city.task(room.task), room.store.pointer(room.task)
-    classes = asked.classes.names if asked.classes else ()
-    totals = {d: Total.of(days, d, classes) for d in sorted({d for told in days.values() for d in told["releases"]})}
-    alarm = "precision" if room.label else "alarm_rate"
     champion, candidate = (pointer.stable, pointer.canary) if pointer else (None, None)
-    releases: dict[str, Any] = {}
-    for digest, total in totals.items():
-        roles = sorted({name[1] for name in total.names})
-        releases[digest] = {
-            role: {
-                **total.figures(lambda name, role=role: name[1] == role),  # type: ignore[misc]
-                **{f"by_{what}": total.by(part, role) for part, what in ((0, "day"), (2, "kind"), (3, "step"))},
-            }
-            for role in roles
-        }
+    alarm = "precision" if room.label else "alarm_rate"
     return {
         "task": room.task,
         "until": f"{end:%FT%TZ}",
         "primary": {"classify": "macro_f1", "anomaly": alarm}.get(asked.objective, "mae"),
-        "join": _join(releases, days),
         "frozen_test": _frozen(paths, room.task),
         "champion": champion,
         "candidate": candidate,
-        "releases": releases,
-        **_beside(totals, champion, candidate),
+        **tally.report(days, asked.classes.names if asked.classes else (), champion, candidate),
     }
-
-
-def _join(releases: dict[str, Any], days: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What became of all that was logged."""
-    each = [told for roles in releases.values() for told in roles.values()]
-    found: dict[str, Any] = {name: sum(told[name] for told in each) for name in live.COUNTS}
-    due = found["rows"] - found["waiting"] - found["unsettled"]
-    unknown: dict[str, int] = {}
-    for told in days.values():
-        for digest, rows in told["unknown"].items():
-            unknown[digest] = unknown.get(digest, 0) + rows
-    unreadable = [key for told in days.values() for key in told["unreadable"]]
-    share = found["scored"] / due if due else float("nan")
-    return {**found, "coverage": share, "days": len(days), "unknown": unknown, "unreadable": unreadable}
 
 
 def _frozen(paths: Paths, task: str) -> dict[str, Any] | None:
@@ -351,56 +286,3 @@ def _frozen(paths: Paths, task: str) -> dict[str, Any] | None:
     told = files.read_json(report)
     methods = {name: told[name] for name in ("model", *live.RIVALS) if name in told}
     return {"digest": bundle.digest(made) if (made / bundle.MANIFEST).is_file() else None, **methods}
-
-
-def _beside(totals: dict[str, Total], champion: str | None, candidate: str | None) -> dict[str, Any]:
-    """Champion and candidate over the days on which both answered requests."""
-    if champion not in totals or candidate not in totals:
-        return {}
-    asked = {champion: ("stable",), candidate: TRIED}
-    on = [{n[0] for n in totals[digest].names if n[1] in roles} for digest, roles in asked.items()]
-    both = on[0] & on[1]
-    if not both:
-        return {}
-    told = {
-        name: totals[digest].figures(lambda n, roles=roles: n[0] in both and n[1] in roles)  # type: ignore[misc]
-        for name, (digest, roles) in zip(("champion", "candidate"), asked.items(), strict=True)
-    }
-    return {"side_by_side": {"days": sorted(both), **told}}
-
-
-def _in_short(summary: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    """The primary figure of each release and role, and of the frozen test."""
-    primary = summary["primary"]
-    for digest, roles in summary["releases"].items():
-        for role, told in roles.items():
-            yield f"{digest[:12]} {role}", f"{told['model'][primary]:.4g}"
-    frozen = (summary["frozen_test"] or {}).get("model", {}).get(primary)
-    yield from [("frozen test", f"{frozen:.4g}")] if frozen is not None else []
-    yield "metric", primary
-
-
-def _draw(path: Path, task: str, summary: dict[str, Any]) -> None:
-    """The primary figure by day; the frozen test's as a line."""
-    from matplotlib.figure import Figure
-
-    from pipelines.models import figures
-
-    figure, primary = Figure(figsize=(9, 3.6), layout="constrained"), summary["primary"]
-    axes = figure.subplots()
-    figures.panel(axes, f"{task}: live {primary} by the day of the answer")
-    for digest, roles in summary["releases"].items():
-        for role, told in roles.items():
-            by_day = told["by_day"]
-            when, values = np.array(list(by_day), "datetime64[D]"), [d["model"][primary] for d in by_day.values()]
-            (line,) = axes.plot(when, values, "o-", ms=3, label=f"{digest[:8]} {role}")
-            for name, dash in zip(live.RIVALS, (":", "--"), strict=True):
-                if name in told:
-                    values = [d[name][primary] for d in by_day.values()]
-                    axes.plot(when, values, dash, lw=1, alpha=0.6, color=line.get_color(), label=f"  {name}")
-    frozen = (summary["frozen_test"] or {}).get("model", {}).get(primary)
-    if frozen is not None:
-        axes.axhline(frozen, color="black", lw=1, label="frozen test")
-    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    axes.tick_params(axis="x", labelrotation=30, labelsize=8)
-    figures.save(path, figure)

@@ -115,9 +115,12 @@ class Folder:
         return sorted(p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts))
 
     def marks(self, prefix: str) -> dict[str, str]:
-        with _reaching(str(self.root)):
-            found = {key: self._path(key).stat() for key in self.find(prefix)}
-        return {key: f"{told.st_size}-{told.st_mtime_ns}" for key, told in found.items()}
+        found = {}
+        for key in self.find(prefix):
+            with contextlib.suppress(FileNotFoundError), _reaching(str(self.root)):  # one that was deleted meanwhile
+                told = self._path(key).stat()
+                found[key] = f"{told.st_size}-{told.st_mtime_ns}"
+        return found
 
     def _path(self, key: str) -> Path:
         return self.root / _plain(key)
