@@ -3,7 +3,7 @@
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,15 @@ Array = np.ndarray[Any, Any]
 Days = dict[str, dict[str, Any]]
 """The content of each day's file."""
 STABLE, TRIED = ("stable",), ("canary", "shadow")
-DAY, ROLE, KIND, STEP = range(4)
+
+
+class Group(NamedTuple):
+    """What one row of sums is over."""
+
+    day: str
+    role: str
+    kind: str
+    step: int
 
 
 @dataclass(frozen=True)
@@ -22,34 +30,33 @@ class Total:
     """Groups of one release over all days: a row of `sums` [G, K] each, laid out as `layout` says."""
 
     layout: list[tuple[str, int]]
-    names: list[tuple[str, str, str, int]]
-    """Day, role, kind, step."""
+    names: list[Group]
     sums: Array
     classes: tuple[str, ...]
 
     @classmethod
     def of(cls, days: Days, digest: str, classes: tuple[str, ...]) -> "Total":
         mine = {day: told["releases"][digest] for day, told in days.items() if digest in told["releases"]}
-        names = [(day, *group[:3]) for day, told in mine.items() for group in told["groups"]]
+        names = [Group(day, *group[:3]) for day, told in mine.items() for group in told["groups"]]
         sums = np.array([group[3] for told in mine.values() for group in told["groups"]], float)
         return cls(next(iter(mine.values()))["layout"], names, sums, classes)
 
     def figures(self, roles: Container[str], days: Container[str] | None = None) -> dict[str, Any]:
         """Of all that was answered in these roles, on these days (None: all)."""
-        mine = [i for i, n in enumerate(self.names) if n[ROLE] in roles and (days is None or n[DAY] in days)]
+        mine = [i for i, n in enumerate(self.names) if n.role in roles and (days is None or n.day in days)]
         return self._figures(self.sums[mine].sum(0))
 
-    def by(self, part: int, role: str) -> dict[str, Any]:
+    def by(self, part: str, role: str) -> dict[str, Any]:
         """Of a role, by one part of the groups' names."""
-        mine = [i for i, name in enumerate(self.names) if name[ROLE] == role]
-        values: list[Any] = sorted({self.names[i][part] for i in mine})
+        mine = [i for i, name in enumerate(self.names) if name.role == role]
+        values: list[Any] = sorted({getattr(self.names[i], part) for i in mine})
         number = {value: i for i, value in enumerate(values)}
         total = np.zeros((len(values), self.sums.shape[1]))
-        np.add.at(total, [number[self.names[i][part]] for i in mine], self.sums[mine])
+        np.add.at(total, [number[getattr(self.names[i], part)] for i in mine], self.sums[mine])
         return {str(value): self._figures(total[i]) for value, i in number.items()}
 
     def days(self, roles: Container[str]) -> set[str]:
-        return {name[DAY] for name in self.names if name[ROLE] in roles}
+        return {name.day for name in self.names if name.role in roles}
 
     def _figures(self, total: Array) -> dict[str, Any]:
         cuts = np.cumsum([size for _, size in self.layout])[:-1]
@@ -67,9 +74,9 @@ def report(days: Days, classes: tuple[str, ...], champion: str | None, candidate
         digest: {
             role: {
                 **total.figures((role,)),
-                **{f"by_{what}": total.by(part, role) for part, what in ((DAY, "day"), (KIND, "kind"), (STEP, "step"))},
+                **{f"by_{part}": total.by(part, role) for part in ("day", "kind", "step")},
             }
-            for role in sorted({name[ROLE] for name in total.names})
+            for role in sorted({name.role for name in total.names})
         }
         for digest, total in totals.items()
     }
