@@ -208,7 +208,7 @@ def predict(root: Path, task: str, until: str | None) -> None:
 @click.option("--until", metavar="TIME", help="Readings until then count (ISO, UTC); default: the window's end.")
 @as_json
 def monitor(root: Path, task: str, until: str | None, plain: bool) -> None:
-    """Score what was answered by what was read since: live error by release, role, step, kind and day."""
+    """Score what was answered by what was read since: the live error."""
     from pipelines import monitor as room
     from pipelines.core import files
 
