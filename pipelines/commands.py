@@ -203,6 +203,20 @@ def predict(root: Path, task: str, until: str | None) -> None:
     room.run(task, until, root=root)
 
 
+@command('cityloop monitor traffic_speed --until "2025-04-07"')
+@click.argument("task")
+@click.option("--until", metavar="TIME", help="Readings until then count (ISO, UTC); default: the window's end.")
+@as_json
+def monitor(root: Path, task: str, until: str | None, plain: bool) -> None:
+    """Score what was answered by what was read since: the live error."""
+    from pipelines import monitor as room
+    from pipelines.core import files
+
+    told = room.run(task, until, root=root)
+    if plain:
+        click.echo(files.to_json(told).decode(), nl=False)
+
+
 @command("cityloop serve --port 8080")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Where to listen; others than this machine need keys."
@@ -284,4 +298,7 @@ def city(root: Path, folder: Path) -> None:
     click.echo(room.run(folder, root=root))
 
 
-ALL = (register, gate, review, promote, verify, rollback, history, status, serve, keys, predict, tune, window, city)
+ALL = (
+    register, gate, review, promote, verify, rollback, history, status,
+    serve, keys, predict, monitor, tune, window, city,
+)  # fmt: skip

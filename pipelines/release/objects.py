@@ -60,6 +60,9 @@ class Objects(Protocol):
     def find(self, prefix: str) -> list[str]:
         """Keys of all objects below `prefix`, sorted."""
 
+    def marks(self, prefix: str) -> dict[str, str]:
+        """As `find`, each with a mark that is another one once the object was replaced."""
+
 
 def of(where: str) -> Objects:
     """The objects at a folder or URL. Raises UserError for an address that nothing here can open."""
@@ -110,6 +113,14 @@ class Folder:
         with _reaching(str(self.root)):
             found = [p.relative_to(self.root) for p in self._path(prefix).rglob("*") if p.is_file()]
         return sorted(p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts))
+
+    def marks(self, prefix: str) -> dict[str, str]:
+        found = {}
+        for key in self.find(prefix):
+            with contextlib.suppress(FileNotFoundError), _reaching(str(self.root)):  # one that was deleted meanwhile
+                told = self._path(key).stat()
+                found[key] = f"{told.st_size}-{told.st_mtime_ns}"
+        return found
 
     def _path(self, key: str) -> Path:
         return self.root / _plain(key)
@@ -171,6 +182,13 @@ class Cloud:
         with self._reaching():
             return sorted(str(o["path"]) for some in obstore.list(self._store, _plain(prefix)) for o in some)
 
+    def marks(self, prefix: str) -> dict[str, str]:
+        import obstore
+
+        with self._reaching():
+            found = [o for some in obstore.list(self._store, _plain(prefix)) for o in some]
+        return {str(o["path"]): f"{o['size']}-{o['e_tag'] or o['last_modified']}" for o in found}
+
     @contextlib.contextmanager
     def _reaching(self) -> Iterator[None]:
         from obstore import exceptions
@@ -228,6 +246,12 @@ class Remote:
         with _reaching(self.where):
             found = system.find(folder) if system.isdir(folder) else []
         return sorted(f"{prefix}/{str(p)[str(p).index(folder) + len(folder) :].lstrip('/')}" for p in found)
+
+    def marks(self, prefix: str) -> dict[str, str]:
+        system, base = self._system
+        told = {key: system.info(f"{base}/{key}") for key in self.find(prefix)}
+        said = ("size", "ETag", "etag", "mtime", "LastModified", "updated")  # each file system has its own of these
+        return {key: "-".join(str(about[k]) for k in said if about.get(k)) for key, about in told.items()}
 
 
 def _plain(key: str) -> str:
