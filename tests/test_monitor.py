@@ -225,6 +225,7 @@ def test_again_changes_no_byte_and_scores_nothing(
     before = tree(live(answered))
     assert {"summary.json", "live.png", "date=2025-02-21.json"} < set(before)
     monkeypatch.setattr(monitor, "_of_file", lambda *_: pytest.fail("read again"))
+    caplog.clear()
     with caplog.at_level(logging.INFO, "cityloop"):
         monitor.run("ahead", root=answered)
     assert tree(live(answered)) == before
