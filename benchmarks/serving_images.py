@@ -133,7 +133,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--seconds", type=float, default=8)
     options.add_argument("--connections", type=int, default=8)
-    options.add_argument("--out", type=Path, default=Path("serving-images"))
+    options.add_argument("--out", type=Path, default=Path(".cityloop/benchmarks/serving_images"))
     given = options.parse_args()
     folder = vit(given.out / "vit-small")
     predictor = items.load(folder)
