@@ -39,14 +39,7 @@ def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The toy city, where all its bundles serve."""
     monkeypatch.setenv("CITYLOOP_STATE", str(tmp_path / "state"))
     monkeypatch.delenv("CITYLOOP_STORE", raising=False)
-    folder = tmp_path / "city"
-    toy_city.write_params(folder)
-    for part in ("joined", "features", "validated"):
-        shutil.copytree(made / "data" / part, folder / "data" / part)
-    store = Store.of(Paths(folder))
-    for task in toy_city.TASKS:
-        store.point(Pointer(task, 1, store.put(task, made / "models/tasks" / task)))
-    return folder
+    return toy_city.serving(made, tmp_path / "city", "joined", "features", "validated")
 
 
 @pytest.fixture

@@ -46,13 +46,7 @@ def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The toy city's data, where all its bundles serve."""
     monkeypatch.setenv("CITYLOOP_STATE", str(tmp_path / "state"))
     monkeypatch.delenv("CITYLOOP_STORE", raising=False)
-    folder = tmp_path / "city"
-    toy_city.write_params(folder)
-    shutil.copytree(made / "data/joined", folder / "data/joined")
-    store = Store.of(Paths(folder))
-    for task in toy_city.TASKS:
-        store.point(Pointer(task, 1, store.put(task, made / "models/tasks" / task)))
-    return folder
+    return toy_city.serving(made, tmp_path / "city", "joined")
 
 
 def served(root: Path, task: str) -> Predictor:

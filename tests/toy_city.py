@@ -1,6 +1,7 @@
 """A city small enough to train on in seconds: hourly sensors that follow the clock, each other, and nothing else."""
 
 import datetime as dt
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from small_city import Row, city, kind, put, source
 from pipelines import corpus, features, finetune, join, pretrain
 from pipelines.core import windows
 from pipelines.core.grid import Series
+from pipelines.core.paths import Paths
 from pipelines.core.windows import Spec
 from pipelines.models.data import Windows
+from pipelines.release.store import Pointer, Store
 
 Array = np.ndarray[Any, Any]
 START, UNTIL, TEST_FROM = "2025-01-20", "2025-03-01", "2025-02-20"
@@ -97,6 +100,17 @@ def _ready(top: Path) -> Path:
 def ready(factory: pytest.TempPathFactory) -> Path:
     """A toy city with its backbone and all three bundles, made once a session. Read it; change copies only."""
     return _ready(factory.getbasetemp() / "toy")
+
+
+def serving(made: Path, folder: Path, *parts: str) -> Path:
+    """A city in `folder` with these parts of the data of `made`, where all its bundles serve from the store at hand."""
+    write_params(folder)
+    for part in parts:
+        shutil.copytree(made / "data" / part, folder / "data" / part)
+    store = Store.of(Paths(folder))
+    for task in TASKS:
+        store.point(Pointer(task, 1, store.put(task, made / "models/tasks" / task)))
+    return folder
 
 
 def opened(root: Path, task: str, reconstruct: bool = False, horizon: int = 6) -> Windows:
