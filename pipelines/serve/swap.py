@@ -158,10 +158,13 @@ class Watcher:
                                 f"anew, remove {self._keep} and start again")  # fmt: skip
             pointer = None
         if pointer is not None and self._due(pointer, present):
-            present = self._follow(pointer, present)
-        if kept is not None and present.seq == 0:
-            # Started without the store, or with a release in it that must not serve: what served last does.
-            self._live.put(replace(self._loaded(kept, present), error=present.error, refused=present.refused))
+            self._follow(pointer, present, kept)
+        elif kept is not None and present.seq == 0:
+            self._live.put(self._before(kept, present))
+
+    def _before(self, kept: Pointer, present: Serving) -> Serving:
+        """Started without the store, or with a release in it that must not serve: what served last does."""
+        return replace(self._loaded(kept, present), error=present.error, refused=present.refused)
 
     def _due(self, pointer: Pointer, present: Serving) -> bool:
         retry = self._retries.get(pointer.task)
@@ -170,9 +173,14 @@ class Watcher:
         # Trial and flip of one promotion have one number.
         return pointer.seq >= present.seq and pointer != self._followed.get(pointer.task)
 
-    def _follow(self, pointer: Pointer, before: Serving) -> Serving:
-        """Load what `pointer` names and swap it in; or say why not, and go on with what was there."""
+    def _follow(self, pointer: Pointer, before: Serving, kept: Pointer | None) -> None:
+        """Load what `pointer` names and swap it in; or say why not, and go on with what was there (at a start: `kept`).
+
+        One put: nobody sees a task without a release while what served last is being loaded.
+        """
         now = self._loaded(pointer, before)
+        if now.seq == 0 and kept is not None:
+            now = self._before(kept, now)
         self._live.put(now)
         if now.error is None:
             self._retries.pop(now.task, None)
@@ -182,7 +190,6 @@ class Watcher:
             self._followed[now.task] = pointer
             self._swapped(pointer, before, now)
         self._tell()
-        return now
 
     def _loaded(self, pointer: Pointer, before: Serving) -> Serving:
         """`before` with an error where the stable release must not serve; a canary that must not is left out."""
