@@ -20,6 +20,7 @@ from pipelines.core.schedule import Schedule
 from pipelines.core.values import Duration, Fraction, Instant, Model, Name, Positive, Unquoted, Zone
 from pipelines.core.values import parse_duration as parse_duration
 from pipelines.core.values import parse_instant as parse_instant
+from pipelines.core.watching import Alerts, Monitor
 
 PARAMS = "params.yaml"
 WINDOW = "window.yaml"
@@ -451,6 +452,8 @@ class Task(Model):
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
     release: Release = Release()
+    monitor: Monitor = Monitor()
+    alerts: Alerts = Alerts()
 
     @model_validator(mode="after")
     def _objective(self) -> "Task":

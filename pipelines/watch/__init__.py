@@ -1,0 +1,1 @@
+"""What watching served models takes: drift, decisions, alerts, reports and metrics; files of monitor become these."""
