@@ -1,8 +1,8 @@
 """predictions + arrivals → live error: what was answered, scored as soon as the truth is there.
 
-    $CITYLOOP_STATE/monitor/<task>/date=2025-04-07.json   sums over the answers issued on that day; what they rest on
-    $CITYLOOP_STATE/monitor/<task>/summary.json           figures by release and role, beside baselines, frozen test
-    $CITYLOOP_STATE/monitor/<task>/live.png               the error by day
+    monitor/<task>/date=2025-04-07.json   in the store: sums over the answers issued on that day; what they rest on
+    monitor/<task>/summary.json           figures by release and role, beside baselines and frozen test
+    monitor/<task>/live.png               the error by day
 
 A day is scored again, and its file replaced whole, when its prediction files or the readings under them have changed:
 by late data, by corrected data, by steps that have ended since. Any other stays as it is, so an answer counts once,
@@ -32,6 +32,7 @@ from pipelines.models.evaluation.live import Release, Rows, Scored, Truth, Words
 from pipelines.release import bundle, predictions
 from pipelines.release.objects import Unreachable
 from pipelines.release.store import Store
+from pipelines.watch.kept import Kept
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,17 +59,18 @@ def run(task: str, until: str | None = None, *, root: Path = Path()) -> dict[str
     except ValueError as error:
         raise UserError(f"--until: {error}") from None
     with log.room("monitor", task) as told:
-        store, folder = Store.of(paths), paths.state / "monitor" / task
-        files.sweep(folder)
+        store = Store.of(paths)
+        kept = Kept(store.objects, task)
+        kept.sweep()
         room = Room(task, store, _truth(city, paths, task, end), asked.label if asked.objective == "anomaly" else None)
-        days, again = _days(room, folder)
+        days, again = _days(room, kept)
         if not days:
             raise UserError(
                 f"{store.where}: nothing was answered of {task}; `cityloop serve` or `cityloop predict {task}`"
             )
         summary = _summary(city, paths, room, days, end)
-        files.write_json(folder / "summary.json", summary)
-        tally.draw(folder / "live.png", task, summary)
+        kept.write("summary.json", files.to_json(summary))
+        kept.write("live.png", tally.drawn(task, summary))
         counts = {k: summary["join"][k] for k in ("scored", "waiting", "missing")}
         told.update(counts, days=len(days), scored_now=again)
         told.update(tally.in_short(summary))
@@ -124,30 +126,26 @@ def _truth(city: Params, paths: Paths, task: str, end: dt.datetime) -> Truth:
     return Truth(series, np.flatnonzero(there), max(0, min(ended, series.length)))
 
 
-def _days(room: Room, folder: Path) -> tuple[dict[str, dict[str, Any]], int]:
+def _days(room: Room, kept: Kept) -> tuple[dict[str, dict[str, Any]], int]:
     """Every day's file as it should be now, and how many were made again."""
     given: dict[str, dict[str, str]] = {}
     for key, mark in room.store.objects.marks(f"{predictions.FOLDER}/{room.task}").items():
         if found := DAY.search(key):
             given.setdefault(found[1], {})[key] = mark
-    old = {path.stem.removeprefix("date="): _read(path) for path in folder.glob("date=*.json")}
+    old = {day: _of_form(kept.read(kept.day(day))) for day in kept.days()}
     days, again = {day: told for day, told in old.items() if told and day not in given}, 0
     for day, marks in log.progress(sorted(given.items()), "monitor", len(given), "days"):
         told = old.get(day)
         if told is None or not _holds(told, room, marks):
             told, again = _scored(room, day, marks), again + 1
-            files.write_bytes(folder / f"date={day}.json", (json.dumps(told, sort_keys=True) + "\n").encode())
+            kept.write(kept.day(day), (json.dumps(told, sort_keys=True) + "\n").encode())
         days[day] = told
     return dict(sorted(days.items())), again
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """None for a file that is not ours, or of another form."""
-    try:
-        told = files.read_json(path)
-        return told if told["form"] == FORM else None
-    except (ValueError, KeyError, TypeError):
-        return None
+def _of_form(told: Any) -> dict[str, Any] | None:
+    """None for a day that is not ours, or of another form."""
+    return told if isinstance(told, dict) and told.get("form") == FORM else None
 
 
 def _holds(told: dict[str, Any], room: Room, marks: dict[str, str]) -> bool:

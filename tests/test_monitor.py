@@ -20,6 +20,7 @@ from pipelines.core.grid import Series
 from pipelines.core.paths import Paths
 from pipelines.models import objectives
 from pipelines.release import bundle, predictions
+from pipelines.release.objects import Folder
 from pipelines.release.predictions import Answered, Log
 from pipelines.release.predictor import Predictor
 from pipelines.release.store import Pointer, Store
@@ -51,7 +52,7 @@ def answered(root: Path) -> Path:
 
 
 def live(root: Path, task: str = "ahead") -> Path:
-    return Paths(root).state / "monitor" / task
+    return Paths(root).state / "store/monitor" / task
 
 
 def log_files(root: Path, task: str = "ahead") -> list[Path]:
@@ -231,21 +232,22 @@ def test_a_kill_between_two_days_leaves_whole_files_and_the_next_call_the_same_b
     answered: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monitor.run("ahead", root=answered)
-    whole, real = tree(live(answered)), files.write_bytes
+    whole, real = tree(live(answered)), Folder.put
     for stop in range(5):
         shutil.rmtree(live(answered))
         written: list[Path] = []
 
-        def write(path: Path, data: bytes, stop: int = stop, written: list[Path] = written) -> bool:
+        def put(self: Folder, key: str, data: bytes, stop: int = stop, written: list[Path] = written) -> None:
+            path = self.root / key
             if len(written) == stop:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.with_name(f".{path.name}.0.tmp").write_bytes(data[:10])
                 raise KeyboardInterrupt
             written.append(path)
-            return real(path, data)
+            real(self, key, data)
 
         with monkeypatch.context() as killing:
-            killing.setattr(files, "write_bytes", write)
+            killing.setattr(Folder, "put", put)
             with pytest.raises(KeyboardInterrupt):
                 monitor.run("ahead", root=answered)
         for path in written:

@@ -50,10 +50,14 @@ def _figure(title: str, width: float = 8, height: float = 4) -> tuple[Any, Any]:
 
 
 def save(path: Path, figure: Any) -> None:
-    """Write it as PNG, without a date."""
+    files.write_bytes(path, png(figure))
+
+
+def png(figure: Any) -> bytes:
+    """It as PNG, without a date."""
     sink = io.BytesIO()
     figure.savefig(sink, format="png", metadata={"Software": None})
-    files.write_bytes(path, sink.getvalue())
+    return sink.getvalue()
 
 
 def panel(axes: Any, title: str) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,8 +113,8 @@ def in_short(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "metric", primary
 
 
-def draw(path: Path, task: str, summary: dict[str, Any]) -> None:
-    """The primary figure by day; the frozen test's as a line."""
+def drawn(task: str, summary: dict[str, Any]) -> bytes:
+    """A PNG of the primary figure by day; the frozen test's as a line."""
     from matplotlib.figure import Figure
 
     figure, primary = Figure(figsize=(9, 3.6), layout="constrained"), summary["primary"]
@@ -135,4 +134,4 @@ def draw(path: Path, task: str, summary: dict[str, Any]) -> None:
         axes.axhline(frozen, color="black", lw=1, label="frozen test")
     axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axes.tick_params(axis="x", labelrotation=30, labelsize=8)
-    figures.save(path, figure)
+    return figures.png(figure)
