@@ -5,7 +5,7 @@ the file, the key path and the nearest valid key.
 """
 
 import datetime as dt
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -493,9 +493,15 @@ class Params(Model):
 
     @model_validator(mode="after")
     def _references(self) -> "Params":
-        known = {"ingest": [*self.sources], "pretrain": [*self.backbones], "tasks": [*self.tasks]}
-        for key, names in known.items():
-            for name in getattr(self.schedule, key):
+        asked = self.schedule
+        known: dict[str, tuple[Iterable[str], Iterable[str]]] = {
+            "ingest": (asked.ingest, self.sources),
+            "pretrain": (asked.pretrain, self.backbones),
+            "tasks": (asked.tasks, self.tasks),
+            "monitor.predict": (asked.monitor.named, self.tasks),
+        }
+        for key, (given, names) in known.items():
+            for name in given:
                 if name not in names:
                     raise ValueError(f"schedule.{key}: no {name!r} in {PARAMS}; {nearest(name, names)}")
         for name, backbone in self.backbones.items():

@@ -44,6 +44,19 @@ class TaskReview(Model):
     expires: Duration | None = None
 
 
+class Watch(Model):
+    """When tasks are watched: live error by the hour; what is judged by whole days, once a day has ended."""
+
+    cron: Cron = "30 * * * *"
+    """Half an hour after what is fetched on the hour, so that its truth is there."""
+    predict: Literal["all"] | tuple[Name, ...] = ()
+    """Tasks whose champion answers for all sensors before that, with no server asked."""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        return () if self.predict == "all" else self.predict
+
+
 class Schedule(Model):
     """Left out: a source is fetched hourly, every six hours or daily, as its step is; a backbone is seen to weekly."""
 
@@ -51,5 +64,6 @@ class Schedule(Model):
     """Where a scheduled run ends a source's window: `now`, or `+1d` from where it ends, as in a simulated city."""
     ingest: dict[Name, Cron] = {}
     pretrain: dict[Name, Cron] = {}
+    monitor: Watch = Watch()
     review: Review = Review()
     tasks: dict[Name, TaskReview] = {}
