@@ -72,6 +72,25 @@ def test_colours_are_told_apart_and_the_bundle_answers_alike(rooms: Path, tmp_pa
     np.testing.assert_allclose(one, golden["answer"][:1], atol=1e-5)
 
 
+def test_int8_where_it_pays(rooms: Path) -> None:
+    wide = {"steps": 25, "learning_rate": 3e-3}
+    exact, made = (tuned(rooms, "classify", "vit", **wide, int8=small) for small in (False, True))
+    told, graphs = made.config["int8"], [m.contents["model.onnx"] for m in (exact, made)]
+    assert "int8" not in exact.config
+    assert told["included"] == (told["float"] - told["int8"] <= 0.01 and told["size"] <= 0.75)
+    assert told["included"]
+    assert len(graphs[1]) == pytest.approx(told["size"] * len(graphs[0]))
+    data = Pictures.open(rooms / "data/joined/label")
+    float_, rough = (export.session(g)(data.pixels)["probabilities"] for g in graphs)
+    assert 0 < np.abs(rough - float_).max() < 0.1
+    golden = load(made.contents["golden.safetensors"])
+    again = export.session(graphs[1])(golden["input.pixels"])["probabilities"]
+    np.testing.assert_allclose(again, golden["answer"], atol=1e-6)
+    net = tuned(rooms, "classify", "resnet", **wide, int8=True)
+    assert not net.config["int8"]["included"]
+    assert net.contents["model.onnx"] == tuned(rooms, "classify", "resnet", **wide).contents["model.onnx"]
+
+
 @pytest.mark.parametrize("name", ["vit", "resnet"])
 def test_bright_squares_are_found(rooms: Path, name: str) -> None:
     made = tuned(rooms, "locate", name, steps=80, learning_rate=1e-2, patience=10)

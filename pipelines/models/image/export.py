@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ these nets are deeper."""
 
 SAME = 0.95
 """Of boxes: what share must lie where torch has them."""
+WORSE, SMALLER = 0.01, 0.75
 
 
 class Served(nn.Module):
@@ -74,6 +76,16 @@ def checked(model: Model, pixels: Array) -> tuple[bytes, dict[str, Array]]:
     if len(found) == 1:
         return graph, {"input.pixels": pixels, "answer": next(iter(found.values()))}
     return graph, {"input.pixels": pixels, **{f"answer.{k}": v for k, v in found.items()}}
+
+
+def smaller(graph: bytes, ask: Callable[[Any], float]) -> tuple[bytes | None, dict[str, Any]]:
+    """The graph in int8, if by `ask`, which tells what share a session gets right, it is at most WORSE below the float
+    one and of at most SMALLER its size; and what was found."""
+    made = export.to_int8(graph)
+    exact, rough = ask(session(graph)), ask(session(made))
+    pays = exact - rough <= WORSE and len(made) <= SMALLER * len(graph)
+    told = {"metric": "accuracy", "float": exact, "int8": rough, "size": len(made) / len(graph)}
+    return made if pays else None, {"included": pays, **told}
 
 
 def _off(found: dict[str, Array], wanted: dict[str, Array]) -> float:

@@ -64,6 +64,11 @@ def finetune(key: str, task: Task, joined: Path, backbone: Path | None, init: Pa
     rows = data.rows("validation")
     golden = np.ascontiguousarray(data.pixels[np.resize(rows, GOLDEN)])
     graph, answers = export.checked(model, golden)
+    int8: dict[str, Any] | None = None
+    if settings.int8:
+        small, int8 = export.smaller(graph, lambda ask: _right(ask, data))
+        if small is not None:
+            graph, answers["answer"] = small, export.session(small)(golden)["probabilities"]
     contents = {
         "model.onnx": graph,
         "weights.safetensors": save_torch({k: v.contiguous() for k, v in sorted(model.state_dict().items())}),
@@ -78,6 +83,7 @@ def finetune(key: str, task: Task, joined: Path, backbone: Path | None, init: Pa
         "decision": told["decision"],
         "backbone": {**config, **origin},
         "training": {"until": data.until(), "pictures": len(lessons.new)},
+        **({"int8": int8} if int8 else {}),
     }
     report = {
         "train": {"loss": trained.curve[-1]["train_loss"]},
@@ -234,6 +240,14 @@ def _calibrate(model: models.Model, data: Pictures) -> dict[str, Any]:
         "temperature": round(float(model.temperature), 6), "decision": None,
         "validation": {"accuracy": right, "loss_calibrated": float(best.fun)},
     }  # fmt: skip
+
+
+def _right(ask: Any, data: Pictures) -> float:
+    """The share of validation that a session gets right."""
+    rows = data.rows("validation")
+    rows = rows[data.classes[rows] >= 0]
+    parts = [next(iter(ask(data.pixels[rows[i : i + 64]]).values())) for i in range(0, len(rows), 64)]
+    return float((np.concatenate(parts).argmax(1) == data.classes[rows]).mean())
 
 
 def _decide(model: models.Model, data: Pictures, rows: Array) -> dict[str, Any]:
