@@ -26,6 +26,34 @@ def _sha256(text: str) -> str:
     return text
 
 
+class ClosedRoad(Model):
+    """feed traffic: no way through at `sensors` from `at` on. A trickle is left there; the others drive elsewhere."""
+
+    kind: Literal["closed_road"]
+    at: Instant
+    sensors: tuple[str, ...] = Field(min_length=1)
+
+
+class Broken(Model):
+    """A cabinet's sensors fail together, from `at` until `until`, or for good. stuck: each channel repeats its last
+    value; silent: nothing arrives; noise: four usual deviations of it on top; scaled: times 0.6."""
+
+    kind: Literal["broken"]
+    at: Instant
+    until: Instant | None = None
+    sensors: tuple[str, ...] = Field(min_length=1)
+    fault: Literal["stuck", "silent", "noise", "scaled"]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Broken":
+        if self.until is not None and self.until <= self.at:
+            raise ValueError("`until` is not after `at`")
+        return self
+
+
+Change = Annotated[ClosedRoad | Broken, Field(discriminator="kind")]
+
+
 class SimulatorRead(Model):
     """The embedded city; `feed` is which of its departments this source is."""
 
@@ -42,6 +70,15 @@ class SimulatorRead(Model):
     """cameras, messages: what share somebody has annotated."""
     spoiled: dict[str, Fraction] = {}
     """cameras, messages: expected share of items by fault, where it is not to be the simulator's own."""
+    changes: tuple[Change, ...] = ()
+    """Of series: what is different from some day on. Before it the city is the same with it and without."""
+
+    @model_validator(mode="after")
+    def _changeable(self) -> "SimulatorRead":
+        for i, change in enumerate(self.changes):
+            if self.modality != "series" or (change.kind == "closed_road" and self.feed != "traffic"):
+                raise ValueError(f"changes.{i}: feed {self.feed} knows no {change.kind}")
+        return self
 
     @property
     def modality(self) -> str:

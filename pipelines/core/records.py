@@ -60,8 +60,9 @@ TRUTH = pa.schema(
         ("time", pa.timestamp("us", "UTC")),  # as the spoiled record carries it; for a missing record: when it was due
         ("sensor", pa.string()),
         ("kind", pa.string()),
-        ("fault", pa.string()),  # missing, duplicate, stuck, spike, out_of_range, clock_skew, unit_mixup
-        ("size", pa.float64()),  # spike: how many sigma; clock_skew: seconds; stuck: seconds since it began; else 0
+        ("fault", pa.string()),  # missing, duplicate, stuck, spike, out_of_range, clock_skew, unit_mixup, noise, scaled
+        ("size", pa.float64()),  # spike, noise: how many sigma; scaled: the factor; clock_skew: seconds; stuck: seconds
+        # since it began; else 0
         ("value", pa.float64()),  # what would have been measured
     ]
 )

@@ -2,10 +2,10 @@
 
 The city is a function of (`city.seed`, time): neither end of the window changes a record within it. What was
 spoiled on the way stands in a batch's `truth`, so that validation can be scored. With all faults 0 the feed is clean.
+What `changes` from some day on (a road is closed for good, a cabinet breaks) changes nothing before it.
 """
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from pipelines.core.records import RECORDS, TRUTH
 from pipelines.sources import Batch, Feed, Items, Window
 from pipelines.sources.simulated import pictures, talk
 from pipelines.sources.simulated.air import Air
+from pipelines.sources.simulated.changes import History
 from pipelines.sources.simulated.energy import Energy
-from pipelines.sources.simulated.faults import ABSENT, DUPLICATE, FAULTS, NULL, Spoiled, Spoiler
+from pipelines.sources.simulated.faults import ABSENT, DUPLICATE, FAULTS, NULL
 from pipelines.sources.simulated.ground import Array, Department, to_day
 from pipelines.sources.simulated.phrases import DEPARTMENTS as WRITTEN_TO
 from pipelines.sources.simulated.pictures import Pictures
@@ -48,6 +49,10 @@ def read(source: Source, city: City, window: Window) -> Feed | Items:
         return Items(written.batches(window))
     department: Department = DEPARTMENTS[source.read.feed](city, source.read.sensors)
     _check(source, source.read.feed, department)
+    for i, change in enumerate(source.read.changes):
+        if unknown := [name for name in change.sensors if name not in department.sites.names]:
+            hint = nearest(unknown[0], department.sites.names)
+            raise UserError(f"simulator feed {source.read.feed}, changes.{i}: no sensor {unknown[0]!r}; {hint}")
     return Feed(department.sites.table(), _batches(source, city, window, department), department.sites.edge_table())
 
 
@@ -100,17 +105,18 @@ def _check(source: Source, feed: str, department: Department) -> None:
 def _batches(source: Source, city: City, window: Window, department: Department) -> Iterator[Batch]:
     assert isinstance(source.read, SimulatorRead)
 
-    @lru_cache(maxsize=8)
-    def clean(day: int) -> Array:
-        return _measured(source, department, day)
+    read = source.read
+
+    def changed(closed: frozenset[str]) -> Department:
+        return Traffic(city, read.sensors, closed) if closed else department
 
     names = pa.array(department.sites.names)
-    spoiler = Spoiler(source, city.seed, source.read.feed, len(names), clean)
+    history = History(source, city.seed, department.sites.names, changed, _measured)
     # a skewed clock carries records over midnight: look one day to either side
     first, last = to_day(window.start) - 1, to_day(window.end) + 1
-    span = max(1, BATCH // max(spoiler.records, 1))
+    span = max(1, BATCH // max(history.records, 1))
     for day in range(first, last + 1, span):
-        parts = [_tables(d, spoiler, clean(d), names) for d in range(day, min(day + span, last + 1))]
+        parts = [_tables(d, history, names) for d in range(day, min(day + span, last + 1))]
         records, truth = (pa.concat_tables([part[i] for part in parts]) for i in (0, 1))
         records, truth = _within(records, window), _within(truth, window)
         if len(records) or len(truth):
@@ -131,14 +137,14 @@ def _measured(source: Source, department: Department, day: int) -> Array:
     return np.stack(out, axis=1)
 
 
-def _tables(day: int, spoiler: Spoiler, clean: Array, names: pa.Array) -> tuple[pa.Table, pa.Table]:
+def _tables(day: int, history: History, names: pa.Array) -> tuple[pa.Table, pa.Table]:
     """A day's records and truth, ordered by time, kind and sensor; duplicates follow at the end."""
-    spoiled: Spoiled = spoiler.day(day)
-    kinds, faults = pa.array(spoiler.names), pa.array(FAULTS)
+    clean, spoiled = history.clean(day), history.spoiled(day)
+    kinds, faults = pa.array(history.kinds), pa.array(FAULTS)
     real = np.isfinite(clean)
 
     def columns(at: tuple[Array, ...]) -> list[pa.Array]:
-        seconds = day * 86400 + at[0] * spoiler.step_s + spoiled.shift[at]
+        seconds = day * 86400 + at[0] * history.step_s + spoiled.shift[at]
         time = pa.array((seconds * 1_000_000).astype(np.int64)).cast(RECORDS.field("time").type)
         return [time, names.take(pa.array(at[2])), kinds.take(pa.array(at[1]))]
 

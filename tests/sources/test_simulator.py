@@ -306,3 +306,102 @@ def test_pressure_falls_in_leaks_and_each_week_has_some() -> None:
         first = to_day(MONDAY) + 7 * week
         assert sum(len(network._begun(d)) for d in range(first, first + 7)) >= 3
         assert leak[week * 672 : (week + 1) * 672].any(0).sum() >= 3
+
+
+def changed(*changes: dict[str, Any], feed: str = "traffic", **more: Any) -> Source:
+    plain = source(feed, **{"sensors": 24, **more})
+    return plain.model_validate(
+        {**plain.model_dump(), "read": {**plain.read.model_dump(exclude={"changes"}), "changes": changes}}
+    )
+
+
+NOON = MONDAY + 2 * DAY + dt.timedelta(hours=12)
+BRIDGE = {"kind": "closed_road", "at": "2025-03-05T12:00Z", "sensors": ["det003", "det004"]}
+CABINET = {"kind": "broken", "at": "2025-03-05T12:00Z", "sensors": ["det005", "det010", "det011"], "fault": "stuck"}
+
+
+@pytest.mark.parametrize("change", [BRIDGE, *({**CABINET, "fault": f} for f in ("stuck", "silent", "noise", "scaled"))])
+def test_nothing_is_otherwise_before_a_change(change: dict[str, Any]) -> None:
+    """Records and truth, on the day of the change too, faults and duplicates among them."""
+    for was, now in zip(
+        fetch(source("traffic", sensors=24), MONDAY, 4), fetch(changed(change), MONDAY, 4), strict=True
+    ):
+        # a clock that is wrong carries a record from after the change to before it, by less than half a step
+        end = pa.scalar(NOON - dt.timedelta(minutes=5), RECORDS.field("time").type)
+        before, still = (ordered(table.filter(pc.less(table["time"], end))).to_pandas() for table in (was, now))
+        assert len(before) > 0
+        assert before.equals(still)
+        assert not ordered(was).to_pandas().equals(ordered(now).to_pandas())
+
+
+def test_a_window_changes_no_record_of_a_changed_city() -> None:
+    what = changed(BRIDGE, CABINET, {**BRIDGE, "at": "2025-03-06", "sensors": ["det001"]})
+    long, short = fetch(what, MONDAY, 6), fetch(what, MONDAY + 2 * DAY, 2)
+    low, high = (pa.scalar(MONDAY + n * DAY, RECORDS.field("time").type) for n in (2, 4))
+    for whole, part in zip(long, short, strict=True):
+        inside = whole.filter(pc.and_(pc.greater_equal(whole["time"], low), pc.less(whole["time"], high)))
+        assert ordered(inside).to_pandas().equals(ordered(part).to_pandas())
+
+
+def test_who_drove_over_a_closed_bridge_drives_elsewhere() -> None:
+    open_, shut = Traffic(city(), 24), Traffic(city(), 24, frozenset({"det003", "det004"}))
+    days = [to_day(MONDAY) + n for n in range(5)]
+    was, now = (np.stack([roads.demand(day) for day in days]) for roads in (open_, shut))
+    np.testing.assert_allclose(now.sum(-1), was.sum(-1), rtol=1e-9)  # nobody stays at home
+    flow_was, flow_now = (np.stack([roads.day(d)["flow"] for d in days]).mean((0, 1)) for roads in (open_, shut))
+    assert (flow_now[[2, 3]] < 0.05 * flow_was[[2, 3]]).all()
+    assert (flow_now > 1.1 * flow_was).sum() >= 3
+    assert flow_now.sum() > 0.8 * flow_was.sum()
+    # where more come than fit they stand, and more slowly than before in any case
+    fuller = np.flatnonzero(flow_now > 1.1 * flow_was)
+    rush = slice(6 * 12, 18 * 12)
+    speed_was, speed_now = (np.stack([r.day(d)["speed"][rush] for d in days]) for r in (open_, shut))
+    assert np.nanmean(speed_now[..., fuller]) < 0.97 * np.nanmean(speed_was[..., fuller])
+    assert np.nanmean(speed_now[..., [2, 3]]) >= np.nanmean(speed_was[..., [2, 3]])
+
+
+@pytest.mark.parametrize("fault", ["stuck", "silent", "noise", "scaled"])
+def test_a_cabinet_breaks_and_is_mended(fault: str) -> None:
+    until = NOON + DAY
+    what = changed({**CABINET, "fault": fault, "until": until.isoformat()}, faults=CLEAN)
+    clean, _ = fetch(source("traffic", sensors=24, faults=CLEAN), MONDAY, 5)
+    records, truth = fetch(what, MONDAY, 5)
+    was, now = keyed(clean), keyed(records)
+    mine = {k for k in was if k[1] in CABINET["sensors"] and NOON <= k[0] < until}
+    rows = truth.to_pylist()
+    assert {(r["time"], r["sensor"], r["kind"]) for r in rows} == mine
+    assert {r["fault"] for r in rows} == {"missing" if fault == "silent" else fault}
+    assert all(r["value"] == was[r["time"], r["sensor"], r["kind"]] for r in rows)
+    assert {k: v for k, v in now.items() if k not in mine} == {k: v for k, v in was.items() if k not in mine}
+    if fault == "silent":
+        assert not mine & now.keys()
+    elif fault == "stuck":
+        assert len({(k[1], k[2], now[k]) for k in mine}) == 6
+        assert all(now[k] == was[NOON - dt.timedelta(minutes=5), k[1], k[2]] for k in mine)
+        assert all(r["size"] == (r["time"] - NOON).total_seconds() for r in rows)
+    elif fault == "scaled":
+        assert all(now[k] == pytest.approx(0.6 * was[k], abs=0.01) for k in mine)
+    else:
+        speed = [k for k in mine if k[2] == "speed"]
+        assert np.std([now[k] - was[k] for k in speed]) > 10
+        assert all(0 <= now[k] <= 150 for k in speed)
+
+
+def test_labels_never_break() -> None:
+    what = changed({**CABINET, "sensors": ["gauge02"]}, feed="water", sensors=6)
+    _, truth = fetch(what, MONDAY, 4)
+    assert set(truth["kind"].to_pylist()) == {"pressure"}
+
+
+@pytest.mark.parametrize(
+    ("feed", "change", "says"),
+    [
+        ("traffic", {**BRIDGE, "sensors": ["det03x"]}, "changes.0: no sensor 'det03x'; did you mean 'det03"),
+        ("air", {**CABINET, "sensors": ["air3"]}, "feed air, changes.0: no sensor 'air3'; did you mean 'air03'"),
+        ("air", BRIDGE, "changes.0: feed air knows no closed_road"),
+        ("traffic", {**CABINET, "until": "2025-03-01"}, "`until` is not after `at`"),
+    ],
+)
+def test_a_change_that_cannot_be_is_said(feed: str, change: dict[str, Any], says: str) -> None:
+    with pytest.raises((UserError, ValueError), match=says):
+        open_feed(changed(change, feed=feed, sensors=None), city(), Window(MONDAY, MONDAY + DAY))

@@ -15,8 +15,8 @@ from pipelines.core import units
 from pipelines.core.params import Kind, Source
 from pipelines.sources.simulated.ground import Array, evenly, rng
 
-FAULTS = ("", "missing", "clock_skew", "unit_mixup", "stuck", "out_of_range", "spike", "duplicate")
-MISSING, SKEW, MIXUP, STUCK, RANGE, SPIKE, DUPLICATE = range(1, 8)
+FAULTS = ("", "missing", "clock_skew", "unit_mixup", "stuck", "out_of_range", "spike", "duplicate", "noise", "scaled")
+MISSING, SKEW, MIXUP, STUCK, RANGE, SPIKE, DUPLICATE, NOISE, SCALED = range(1, 10)
 HERE, ABSENT, NAN, NULL = range(4)
 """How a missing record is delivered: not at all, as NaN or as null."""
 LOOK_BACK = 4

@@ -11,7 +11,10 @@ from pipelines.sources.simulated.ground import Array, Sites, bump, envelope, int
 from pipelines.sources.simulated.weather import weather
 
 STEPS = 288
-"""For the ring, in and out are the two ways around."""
+TRICKLE = 0.02
+"""Of the demand, what still flows where a road is closed: to those who live there."""
+THROUGH = 0.4
+"""Of the demand one detector away along the same road, what would have come through; two away: the square of it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Jam:
 
 @lru_cache(maxsize=4)
 def roads(n: int) -> Sites:
-    """`n` detectors dealt evenly over the lines; an edge leads from a detector to the next one downstream."""
+    """`n` detectors dealt evenly over the lines; an edge leads from a detector to the next one downstream. For the
+    ring, in and out are the two ways around."""
     lines: list[list[int]] = [list(range(k, n, 8)) for k in range(8)]
     x, y = np.zeros(n), np.zeros(n)
     for k, members in enumerate(lines):
@@ -56,12 +60,12 @@ def roads(n: int) -> Sites:
 
 
 class Traffic:
-    """Loop detectors, every 5 minutes: speed (km/h) and flow (veh/h)."""
+    """Loop detectors, every 5 minutes: speed (km/h) and flow (veh/h). There is no way through at those in `closed`."""
 
     step_s = 300
     units = {"speed": ("km/h", 1), "flow": ("veh/h", 0)}  # noqa: RUF012 - a constant of the protocol
 
-    def __init__(self, city: City, n: int | None = None) -> None:
+    def __init__(self, city: City, n: int | None = None, closed: frozenset[str] = frozenset()) -> None:
         self.city, self.seed, self.sites = city, city.seed, roads(n or 40)
         self.n = len(self.sites.names)
         r = rng(self.seed, "road", self.n)
@@ -76,10 +80,37 @@ class Traffic:
         for a, b, km in self.sites.edges:
             self.upstream[b].append((a, km))
         self.downstream: list[list[int]] = [[b for a, b, _ in self.sites.edges if a == i] for i in range(self.n)]
+        self.closed = frozenset(i for i, name in enumerate(self.sites.names) if name in closed)
+        self.ways = self._ways()
+
+    def _ways(self) -> Array:
+        """Whose demand at a detector (row) comes by where (column) once roads are closed, shares [n, n]. Those whose
+        way is closed take other roads in their direction, near and wide ones first; nobody stays at home."""
+        ways, line, place = np.eye(self.n), np.arange(self.n) % 8, np.arange(self.n) // 8
+        for i in range(self.n):
+            lost = 1 - TRICKLE if i in self.closed else 0.0
+            for c in self.closed - {i}:
+                if line[c] == line[i]:
+                    lost = max(lost, THROUGH ** abs(int(place[c] - place[i])))
+            direction = np.where(self.way == self.way[i], 1.0, np.where((self.way == 2) | (self.way[i] == 2), 0.4, 0.0))
+            away = self.sites.distance(self.sites.x[i], self.sites.y[i])
+            pull = direction * self.capacity * np.exp(-away / 2) * (line != line[i])
+            pull[list(self.closed)] = 0
+            if lost and pull.sum():
+                ways[i] = lost * pull / pull.sum()
+                ways[i, i] = 1 - lost
+        return ways
 
     @lru_cache(maxsize=8)  # noqa: B019 - a department lives as long as its feed
     def demand(self, day: int) -> Array:
-        """What would flow if nothing stood in the way, veh/h, [288, n]."""
+        """What would flow if no jam stood in the way, veh/h, [288, n]."""
+        usual = self._usual(day)
+        # a sum, not a matrix product: the same on every machine and for any number of threads
+        return (usual[:, :, None] * self.ways[None]).sum(1) if self.closed else usual
+
+    @lru_cache(maxsize=8)  # noqa: B019 - a department lives as long as its feed
+    def _usual(self, day: int) -> Array:
+        """The demand while all roads are open."""
         hour, weekday = local(self.city, day, self.step_s)
         lunch, night = 0.48 * bump(hour, 13, 3.2), 0.012 + 0.05 * bump(hour, 22, 2.0)
         evening = np.where(weekday == 4, 16.6, 17.3)
@@ -156,12 +187,24 @@ class Traffic:
                 if weekday[at] < 5 and chance < off + 0.12 * wet:
                     start = (at + peak - float(hour[at]) + shift - 0.2 * wet) * 60
                     jams.append(self._jam(r, site, start, long * (1 + 0.3 * wet), depth + much + 0.12 * wet))
-        busy = self.demand(day).sum(1).reshape(24, -1).mean(1)
+        busy = self._usual(day).sum(1).reshape(24, -1).mean(1)
         rate = 3.2 * self.n / 40 * (busy / 24) / max(float(busy.mean()), 1e-9) * (1 + 1.5 * np.minimum(rain, 2))
         for h, count in enumerate(r.poisson(rate * 0.75)):
             for _ in range(int(count)):
                 start = (h + r.random()) * 60
                 jams.append(self._jam(r, int(r.integers(self.n)), start, r.lognormal(3.9, 0.45), r.uniform(0.4, 0.95)))
+        return [jam for jam in jams if jam.site not in self.closed] + self._overflows(day)
+
+    def _overflows(self, day: int) -> list[Jam]:
+        """Where more come than fit because another road is closed: jams while that lasts, the more the deeper."""
+        jams = []
+        load, usual = self.demand(day) / self.capacity, self._usual(day) / self.capacity
+        for site in np.flatnonzero(self.ways.sum(0) > 1.02) if self.closed else ():
+            over = np.flatnonzero((load[:, site] > 1) & (load[:, site] > 1.02 * usual[:, site]))
+            for run in np.split(over, np.flatnonzero(np.diff(over) > 2) + 1):
+                if len(run) > 2:
+                    depth = float(np.clip(0.25 + 1.2 * (load[run, site].max() - 1), 0.25, 0.9))
+                    jams.append(Jam(int(site), float(run[0] * 5), float(len(run) * 6), depth, 11.0))
         return jams
 
     def _jam(self, r: np.random.Generator, site: int, start: float, minutes: float, depth: float) -> Jam:
@@ -176,7 +219,7 @@ class Traffic:
             edge = []
             for b in ahead:
                 for a, km in self.upstream[b]:
-                    if a not in found:
+                    if a not in found and a not in self.closed:
                         found[a] = (hops, found[b][1] + km / wave * 60)
                         edge.append(a)
         return [(i, hops, late) for i, (hops, late) in found.items()]
