@@ -12,6 +12,7 @@ from pipelines.core.errors import UserError
 
 as_json = click.option("--json", "plain", is_flag=True, help="For programs: JSON.")
 of_live = click.option("--live", is_flag=True, help="At the candidate's commit of `live`, by that commit's data.")
+of_head = click.option("--live", is_flag=True, help="At the head of `live`, by the data it has.")
 by_name = click.option("--as", "name", metavar="NAME", help="Who does this; default: the user of this machine.")
 
 
@@ -34,6 +35,25 @@ def _at_its_commit(root: Path, task: str, *words: str, digest: str | None = None
     commit = room.told(task, digest=digest, root=root)["commit"]
     folders = [folder.format(task) for folder in restore.JUDGED]
     return restore.publish(commit, *words, folders=folders, root=root)
+
+
+def _at_live(root: Path, task: str, *words: str) -> None:
+    """`cityloop WORDS` at live's head, with the data that watching `task` takes; ends with its exit code, if not 0.
+
+    Raises Refused (exit code 4) while there is nothing of `task` to watch.
+    """
+    from pipelines.core.errors import Refused
+    from pipelines.core.paths import Paths
+    from pipelines.release import predictions
+    from pipelines.release.store import Store
+    from pipelines.runs import restore
+
+    store = Store.of(Paths(root))
+    pointer = store.pointer(task)
+    if not (pointer and pointer.stable) and not store.objects.names(f"{predictions.FOLDER}/{task}"):
+        raise Refused(f"{task}: no release serves yet, and none answered; there is nothing to watch")
+    if code := restore.watch(task, *words, root=root):
+        raise click.exceptions.Exit(code)
 
 
 def _bring(root: Path, task: str, digest: str) -> None:
@@ -196,10 +216,13 @@ def verify(root: Path, task: str, digest: str) -> None:
 @command('cityloop predict traffic_speed --until "2025-04-07"')
 @click.argument("task")
 @click.option("--until", metavar="TIME", help="When the forecast is made (ISO, UTC); default: the window's end.")
-def predict(root: Path, task: str, until: str | None) -> None:
+@of_head
+def predict(root: Path, task: str, until: str | None, live: bool) -> None:
     """Write the champion's forecasts, or counts of what it sees, into the store."""
     from pipelines import predict as room
 
+    if live:
+        return _at_live(root, task, "predict", task, *(["--until", until] if until else []))
     room.run(task, until, root=root)
 
 
@@ -215,6 +238,22 @@ def monitor(root: Path, task: str, until: str | None, plain: bool) -> None:
     told = room.run(task, until, root=root)
     if plain:
         click.echo(files.to_json(told).decode(), nl=False)
+
+
+@command("cityloop metrics --port 9108")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", type=click.IntRange(0, 65535), default=9108, show_default=True, help="0: a free one.")
+@click.option("--live", is_flag=True, help="Windows and reports of data as branch live has them.")
+def metrics(root: Path, host: str, port: int, live: bool) -> None:
+    """Answer Prometheus: what serves, waits, drifts."""
+    from pipelines.watch import exporter
+
+    if live:
+        from pipelines.runs.live import Live
+
+        exporter.run(root=root, host=host, port=port, live=Live(root))
+    else:
+        exporter.run(root=root, host=host, port=port)
 
 
 @command("cityloop serve --port 8080")
@@ -300,5 +339,5 @@ def city(root: Path, folder: Path) -> None:
 
 ALL = (
     register, gate, review, promote, verify, rollback, history, status,
-    serve, keys, predict, monitor, tune, window, city,
+    serve, metrics, keys, predict, monitor, tune, window, city,
 )  # fmt: skip

@@ -8,11 +8,10 @@ from pipelines.core import files, params
 from pipelines.core.errors import Refused, UserError
 from pipelines.core.params import Params
 from pipelines.core.paths import Paths
-from pipelines.core.tracking import DIGEST, configured, connect
 from pipelines.release.beats import Servers
 from pipelines.release.ledger import Ledger
-from pipelines.release.reviews import Reviews
 from pipelines.release.store import Store
+from pipelines.watch.waiting import candidates
 
 
 def run(*, root: Path = Path(), patience: float = 2.5) -> dict[str, Any]:
@@ -23,7 +22,7 @@ def run(*, root: Path = Path(), patience: float = 2.5) -> dict[str, Any]:
     first = servers.look()
     tasks = {name: _serving(store, name) for name in city.tasks}
     try:
-        for name, waiting in _waiting(city, paths).items():
+        for name, waiting in candidates(city, paths).items():
             tasks[name] |= waiting
     except UserError as error:
         trouble.append(str(error))
@@ -66,31 +65,6 @@ def _serving(store: Store, task: str) -> dict[str, Any]:
         found["under_way"] = f"{state.pending['action']} of {state.pending['digest'][:12]} by {state.pending['by']}"
     elif (pointer.stable if pointer else None) != state.stable:
         found["under_way"] = f"the pointer says otherwise; `cityloop promote {task} --reconcile`"
-    return found
-
-
-def _waiting(city: Params, paths: Paths) -> dict[str, dict[str, Any]]:
-    """Candidates, and what they wait for."""
-    if not configured(paths):
-        return {}
-    found = {}
-    with connect(paths) as tracking:
-        for name, task in city.tasks.items():
-            version = tracking.by_alias(name, "candidate")
-            if version is None:
-                continue
-            digest = version.tags.get(DIGEST, "")
-            missing = Reviews.of(version.tags, name, digest).missing(task.gate.reviewers, task.gate.authenticated)
-            verdict = version.tags.get("verdict", "pending")
-            waits = (
-                "a verdict"
-                if verdict == "pending"
-                else "nothing: the gate refuses it"
-                if verdict == "failed"
-                else missing
-            )
-            found[name] = {"candidate": digest, "candidate_version": str(version.version), "verdict": verdict,
-                           "waits_for": waits or "`cityloop promote`"}  # fmt: skip
     return found
 
 

@@ -24,22 +24,28 @@ SWIFT_MS = 5.0
 
 @dataclass
 class Servers:
-    """Looks at heartbeats again and again; what it remembers is when each last went on."""
+    """Looks at heartbeats again and again; what it remembers is when each last went on.
+
+    tidy: remove the heartbeats of those that are gone; False for who only reads.
+    """
 
     store: Store
+    tidy: bool = True
     _seen: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def look(self) -> dict[str, dict[str, Any]]:
         """Heartbeats of the servers not known to be gone, by id."""
-        now, found = time.monotonic(), self.store.beats()
-        for name, told in list(found.items()):
+        now, beats = time.monotonic(), self.store.beats()
+        found = dict(beats)
+        for name, told in beats.items():
             beat = int(told.get("beat", 0))
             if name not in self._seen or self._seen[name][0] != beat:
                 self._seen[name] = (beat, now)
             elif now - self._seen[name][1] > GONE * float(told.get("every_s", 2)):
-                self.store.unbeat(name)
+                if self.tidy:
+                    self.store.unbeat(name)
                 del found[name]
-        self._seen = {k: v for k, v in self._seen.items() if k in found}
+        self._seen = {k: v for k, v in self._seen.items() if k in beats}
         return found
 
 

@@ -66,9 +66,9 @@ class Ledger:
     objects: Objects
     task: str
 
-    def records(self) -> list[dict[str, Any]]:
-        """All of them, oldest first."""
-        return [self._read(n) for n in self._names()]
+    def records(self, after: int = 0) -> list[dict[str, Any]]:
+        """Those after number `after`, oldest first; by default all."""
+        return [self._read(n) for n in self._names() if n > _name(after)]
 
     def state(self) -> State:
         names = self._names()
