@@ -19,7 +19,7 @@ absolute_data = case "$${CITYLOOP_DATA:-/}" in /* | *://*) ;; *) export CITYLOOP
 # Its dvc.lock is committed before registering, so that a version names a commit which restores everything.
 commit_lock = $(if $(CITY),git add dvc.lock; git diff --cached --quiet || git commit -q -m "What this run derived";)
 
-.PHONY: help setup setup-airflow run test e2e browser lint lock deps ui up down clean
+.PHONY: help setup setup-airflow run test e2e browser prometheus lint lock deps ui up down clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,14 @@ browser: ## Install Chromium for the tests of the page, where that can be done
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
 	echo 'no Chromium, and no apt-get as root to install it: tests of the page will be skipped'
+
+# Unpacked, not installed: its service would begin to listen. promtool last: who has that has both.
+prometheus: $(READY) ## Get Prometheus for `make up`, lint and the tests, where Debian has it
+	@command -v promtool >/dev/null || ( place="$$(mktemp -d)"; trap 'rm -rf "$$place"' EXIT; bin="$$PWD/.venv/bin"; cd "$$place"; \
+	get() { apt-get -qq -o APT::Sandbox::User=root download prometheus; }; \
+	{ get 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && get; }; } && dpkg -x prometheus_*.deb . && \
+	mv usr/bin/prometheus usr/bin/promtool "$$bin" ) || \
+	echo 'no Prometheus, and no apt-get to get it by: its rules are not checked, tests of it will be skipped'
 
 lint: $(READY) ## Check style, types, who may import whom, and what lies in infra/
 	@set -e; ruff check; ruff format --check; mypy; lint-imports; infra/lint.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks what no engine here can try: images, compose file, manifests, chart values; by linters and schemas, offline.
+# Checks what no engine here can try: images, compose file, manifests, chart values, rules; by linters and schemas, offline.
 #   infra/lint.sh [FOLDER]      another folder of the same shape, such as a copy with a mistake in it
 set -euo pipefail
 PATH=$(cd "$(dirname "$0")/.." && pwd)/.venv/bin:$PATH
@@ -16,4 +16,10 @@ check check-jsonschema --schemafile "$here/airflow/values.schema.json" "$here/ai
 # kustomization.yaml is no resource of a cluster; what it names is.
 check kubernetes-validate --kubernetes-version 1.34 --strict --quiet \
   $(find "$here/kubernetes" -name '*.yaml' ! -name kustomization.yaml)
+# Where there is a Prometheus; `make prometheus` gets one.
+if command -v promtool >/dev/null; then
+  check promtool check config --syntax-only "$here/monitoring/prometheus.yml"
+  check promtool check rules "$here"/monitoring/rules/*.yaml
+  check promtool test rules "$here"/monitoring/tests/*.yaml
+fi
 exit $failed

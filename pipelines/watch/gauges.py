@@ -160,11 +160,13 @@ def _source(book: Book, city: Params, name: str, read: Read, end: dt.datetime | 
         told = json.loads(read(str(Paths().metrics("validate", name))) or "{}")
     except ValueError:
         told = {}
-    newest = _seconds(_at(told, "newest"))
+    age = _at(told, "age_h")
+    newest = until - 3600 * age if until is not None and isinstance(age, int | float) else None
     book.gauge("source_newest_timestamp_seconds", "Of the newest validated record", newest, source=name)
     book.gauge("source_records", "Records in the window", _at(told, "records"), source=name)
     book.gauge("source_quarantined", "Of them, in quarantine", _at(told, "quarantined"), source=name)
-    book.gauge("source_passed", "1 where the newest batch kept its contract", _at(told, "passed"), source=name)
+    warnings = _at(told, "expectations", "warnings")
+    book.gauge("source_warnings", "Expectations that the data strain", warnings, source=name)
 
 
 def _monitored(book: Book, task: str, kept: Kept, end: dt.datetime | None) -> None:
