@@ -4,11 +4,14 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipelines.core.errors import UserError
+
+if TYPE_CHECKING:
+    from pipelines.watch.kept import Kept
 
 as_json = click.option("--json", "plain", is_flag=True, help="For programs: JSON.")
 of_live = click.option("--live", is_flag=True, help="At the candidate's commit of `live`, by that commit's data.")
@@ -37,23 +40,28 @@ def _at_its_commit(root: Path, task: str, *words: str, digest: str | None = None
     return restore.publish(commit, *words, folders=folders, root=root)
 
 
-def _at_live(root: Path, task: str, *words: str) -> None:
-    """`cityloop WORDS` at live's head, with the data that watching `task` takes; ends with its exit code, if not 0.
+def _at_live(root: Path, what: str, task: str, until: str | None) -> "Kept":
+    """`cityloop WHAT TASK` at live's head, with the data that watching TASK takes; ends with its exit code, if not 0.
 
-    Raises Refused (exit code 4) while there is nothing of `task` to watch.
+    Gives what is known of TASK then.
+    Raises Refused (exit code 4) where there is nothing to do yet: a scheduler asks long before a task serves.
     """
     from pipelines.core.errors import Refused
     from pipelines.core.paths import Paths
     from pipelines.release import predictions
     from pipelines.release.store import Store
     from pipelines.runs import restore
+    from pipelines.watch.kept import Kept
 
     store = Store.of(Paths(root))
     pointer = store.pointer(task)
-    if not (pointer and pointer.stable) and not store.objects.names(f"{predictions.FOLDER}/{task}"):
-        raise Refused(f"{task}: no release serves yet, and none answered; there is nothing to watch")
-    if code := restore.watch(task, *words, root=root):
+    if what == "predict" and not (pointer and pointer.stable):
+        raise Refused(f"{task}: no release serves yet, so none can answer")
+    if what == "monitor" and not store.objects.names(f"{predictions.FOLDER}/{task}"):
+        raise Refused(f"{store.where}: nothing was answered of {task} yet")
+    if code := restore.watch(task, what, task, *(["--until", until] if until else []), root=root):
         raise click.exceptions.Exit(code)
+    return Kept(store.objects, task)
 
 
 def _bring(root: Path, task: str, digest: str) -> None:
@@ -222,19 +230,27 @@ def predict(root: Path, task: str, until: str | None, live: bool) -> None:
     from pipelines import predict as room
 
     if live:
-        return _at_live(root, task, "predict", task, *(["--until", until] if until else []))
+        _at_live(root, "predict", task, until)
+        return
     room.run(task, until, root=root)
 
 
 @command('cityloop monitor traffic_speed --until "2025-04-07"')
 @click.argument("task")
 @click.option("--until", metavar="TIME", help="Readings until then count (ISO, UTC); default: the window's end.")
+@of_head
 @as_json
-def monitor(root: Path, task: str, until: str | None, plain: bool) -> None:
-    """Score what was answered by what was read since: the live error."""
+def monitor(root: Path, task: str, until: str | None, live: bool, plain: bool) -> None:
+    """Score what was answered by what was read since: the live error.
+
+    --json prints all of it; with --live the decision alone, in one line.
+    """
     from pipelines import monitor as room
     from pipelines.core import files
 
+    if live:
+        kept = _at_live(root, "monitor", task, until)
+        return click.echo(json.dumps(kept.read("decision.json"))) if plain else None
     told = room.run(task, until, root=root)
     if plain:
         click.echo(files.to_json(told).decode(), nl=False)

@@ -34,13 +34,17 @@ def read_yaml(text: str) -> Any:
     return parse_yaml(text, "dvc.lock")
 
 
-def configure(place: Path, home: Home) -> None:
-    """Let the workspace at `place` use this machine's cache and remote, and keep everything else to itself."""
+def configure(place: Path, home: Home, *, linked: bool = False) -> None:
+    """Let the workspace at `place` use this machine's cache and remote, and keep everything else to itself.
+
+    linked: where the disk can, files are not copied out of the cache. For workspaces whose outputs are read alone.
+    """
     from dvc.config import Config
 
     mine = Config(str(home.root / ".dvc")).load_config_to_level() if (home.root / ".dvc").is_dir() else {}
     cache, core = dict(mine.get("cache", {})), dict(mine.get("core", {}))
     cache["dir"] = os.environ.get(CACHE) or cache.get("dir") or home.root / ".dvc/cache"
+    cache |= {"type": "reflink,hardlink,symlink,copy"} if linked else {}
     remotes = {name: {k: _plain(v) for k, v in given.items()} for name, given in mine.get("remote", {}).items()}
     if url := os.environ.get(REMOTE):
         remotes, core["remote"] = {**remotes, "cityloop": {"url": url}}, "cityloop"
