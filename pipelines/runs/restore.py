@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.core import log, paths
+from pipelines.core import log
 from pipelines.core.errors import UserError
 from pipelines.runs import dvc, lock, workspace
 from pipelines.runs.git import GitError
@@ -21,6 +21,8 @@ JUDGED = ("metrics", "data/joined/{}")
 """What gate and promotion read for a task."""
 WATCHED = ("metrics", "data/quarantine", "models/tasks/{}")
 """What monitor reads of a task, beside features and what is joined of them."""
+ITEMS = ("data/features/image", "data/features/text")
+"""Of pictures and messages nothing that watches reads what is joined."""
 
 
 @contextlib.contextmanager
@@ -39,8 +41,8 @@ def restored(commit: str, folders: Sequence[str] = PUBLISHED, *, root: Path = Pa
 def watched(task: str, *, root: Path = Path()) -> Iterator[Path]:
     """A clean clone at live's head with what watching `task` reads, while used.
 
-    The joined grid of series reaches as far as the features: where training did not bring it there yet, it is joined
-    here. Raises UserError where `live` has no such task, or no features of it.
+    The joined grid reaches as far as the features: where training did not bring it there yet, it is joined here.
+    Raises UserError where `live` has no such task, or no features of it.
     """
     home, join = Home.of(root), f"join@{task}"
     with _opened(home, LIVE, depth=1) as place:
@@ -51,7 +53,7 @@ def watched(task: str, *, root: Path = Path()) -> Iterator[Path]:
             old = graph.own_change(join, entries) or graph.input_change(join, entries, listing)
             folders = [*stage.inputs, *(folder.format(task) for folder in WATCHED)]
             _link(repo, entries, folders if old else [*folders, *stage.outs])
-        if old and paths.Paths().features("series").as_posix() in stage.inputs:
+        if old and not set(ITEMS) & set(stage.inputs):
             log.logger.info("%s: %s; joined here, for this alone", join, old)
             if _ran(place, home, "join", task):
                 raise UserError(f"{task}: its features could not be joined; the lines before say why")

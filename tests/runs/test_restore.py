@@ -38,3 +38,41 @@ what, key, *rest = sys.argv[1:]""",
     toy.commit("pipelines/__main__.py", "raise SystemExit('the code of the checkout')")
     assert restore.publish(commit, "register", "--all", root=toy.root) == 7
     assert (toy.state / "registered").read_text() == "--all6"
+
+
+def test_watching_sees_the_newest_data_joined_though_nothing_trained_on_it(toy: Toy) -> None:
+    def seen() -> tuple[int, int, int]:
+        with restore.watched("t1", root=toy.root) as place:
+            joined = place / "data/joined/t1.txt"
+            assert not (place / "models").exists()
+            assert {p.name for p in (place / "data").iterdir()} == {"feat", "joined"}, "no more than it reads"
+            cached = [p for p in (toy.root / ".dvc/cache").rglob("*") if p.is_file()]
+            feature = place / "data/feat/a/sum.txt"
+            assert any(feature.samefile(p) for p in cached), "linked, not copied"
+            ran = (toy.state / "ran.txt").read_text().split() if (toy.state / "ran.txt").exists() else []
+            return int(feature.read_text()), int(joined.read_text()), ran.count("join@t1")
+
+    assert seen() == (3, 3, 0)
+    start.begin("second", "2025-01-04", ["a"], root=toy.root)
+    for stage in ("raw@a", "feat@a"):
+        toy.stage(stage, "second")
+    merge.merge_run("second", root=toy.root)
+    head = toy.git("rev-parse", "live")
+    assert seen() == (6, 6, 1)
+    assert toy.git("rev-parse", "live") == head
+    with pytest.raises(UserError, match="no stage 'join@t7'"), restore.watched("t7", root=toy.root):
+        pass
+
+
+def test_watching_ends_as_its_command_does(toy: Toy) -> None:
+    main = FILES["pipelines/__main__.py"].replace(
+        "what, key, *rest = sys.argv[1:]",
+        """
+if sys.argv[1] == "monitor":
+    print(pathlib.Path(f"data/joined/{sys.argv[2]}.txt").read_text(), os.environ["CITYLOOP_STATE"])
+    sys.exit(9)
+what, key, *rest = sys.argv[1:]""",
+    )
+    toy.commit("pipelines/__main__.py", main)
+    start.deploy(root=toy.root)
+    assert restore.watch("t1", "monitor", "t1", root=toy.root) == 9
