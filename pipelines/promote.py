@@ -240,7 +240,7 @@ class Promoter:
             "version": str(version.version),
             "reviewers": [*reviews.approved],
             "reason": reviews.note or "",
-            "verdict": {"why": verdict.why, "key": verdict.key},
+            "verdict": {"why": verdict.why, "key": verdict.key, "scores": verdict.scores},
             **{k: tags[k] for k in _TOLD if k in tags},
             **keys.dag_run(),
         }

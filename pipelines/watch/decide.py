@@ -29,13 +29,15 @@ DAY = dt.timedelta(days=1)
 class Facts:
     """All that a decision follows from.
 
-    trained: until when the champion learnt; earlier: decisions before this one, in any order (later ones are left out);
-    waiting: what a candidate made by the last training waits for, if one does; unit: of the error.
+    data: until when there are any, None: `until`; trained: until when the champion learnt; earlier: the last decision
+    before this one and those of as many days as count, in any order (later ones are left out); waiting: what a
+    candidate made by the last training waits for, if one does; unit: of the error.
     """
 
     summary: dict[str, Any]
     settings: Monitor
     until: dt.datetime
+    data: dt.datetime | None = None
     trained: dt.datetime | None = None
     earlier: Sequence[dict[str, Any]] = ()
     waiting: str | None = None
@@ -44,7 +46,7 @@ class Facts:
     @property
     def end(self) -> dt.datetime:
         """Where the last whole day of data ends."""
-        return self.until.astimezone(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        return min(self.until, self.data or self.until).replace(hour=0, minute=0, second=0, microsecond=0)
 
     @property
     def drift(self) -> dict[str, Any]:
@@ -60,9 +62,10 @@ class Facts:
         return [d for d in self.before if d["champion"] == self.summary["champion"]]
 
     @cached_property
-    def asked(self) -> dict[str, Any] | None:
-        """The last decision that asked for training."""
-        return next((d for d in reversed(self.before) if d["decision"] == "retrain"), None)
+    def asked(self) -> dt.datetime | None:
+        """When training was asked for last."""
+        last = self.before[-1]["asked"] if self.before else None
+        return parse_instant(last) if last else None
 
 
 class Cause(NamedTuple):
@@ -76,7 +79,8 @@ class Cause(NamedTuple):
 def decide(facts: Facts) -> dict[str, Any]:
     """The decision, as `monitor/<task>/decision.json` has it.
 
-    {task, until, decision, reasons, since, causes, retrain, rollback, champion, error}; causes: since when, by name.
+    {task, until, decision, reasons, since, causes, asked, retrain, rollback, champion, error}; causes: since when, by
+    name; asked: when training was asked for last.
     """
     judged = Judged.of(facts.summary, facts.settings, facts.until)
     raised = judged.run([day.worse > facts.settings.error for day in judged.days], facts.settings.days)
@@ -88,11 +92,12 @@ def decide(facts: Facts) -> dict[str, Any]:
     since = min((cause.since for cause in causes), default=None)
     return {
         "task": facts.summary["task"],
-        "until": f"{facts.until.astimezone(dt.UTC):%FT%TZ}",
+        "until": _iso(facts.until),
         "decision": "retrain" if retrain else "watch" if causes or _lingers(facts, reasons) else "fine",
         "reasons": reasons,
         "since": f"{since:%F}" if since else None,
         "causes": {cause.name: f"{cause.since:%F}" for cause in causes},
+        "asked": _iso(facts.until) if retrain else facts.asked and _iso(facts.asked),
         "retrain": retrain,
         "rollback": None,
         "champion": facts.summary["champion"],
@@ -140,14 +145,9 @@ def _of_sensors(facts: Facts, reasons: list[str]) -> list[Cause]:
     new, every = facts.drift.get("new_sensors") or [], facts.drift.get("sensors") or 0
     if not new or len(new) < facts.settings.new_sensors * every:
         return []
-    # Since when they are there is what earlier decisions said, one after the other.
-    since = f"{facts.end:%F}"
-    for told in reversed(facts.of_champion):
-        if "sensors" not in told.get("causes", {}):
-            break
-        since = told["causes"]["sensors"]
+    last = facts.of_champion[-1]["causes"] if facts.of_champion else {}
     reasons.append(said.strangers(new, every))
-    return [Cause("sensors", _at(since))]
+    return [Cause("sensors", _at(last.get("sensors") or f"{facts.end:%F}"))]
 
 
 def _of_age(facts: Facts, reasons: list[str]) -> list[Cause]:
@@ -166,17 +166,17 @@ def _retrain(facts: Facts, cause: Cause, reasons: list[str]) -> dict[str, Any] |
     if facts.end < enough:
         reasons.append(said.later(cause.since, enough, settings))
         return None
-    if facts.asked and facts.until - (asked := parse_instant(facts.asked["until"])) < settings.every:
-        reasons.append(said.lately(asked, settings.every))
+    if facts.asked and facts.until - facts.asked < settings.every:
+        reasons.append(said.lately(facts.asked, settings.every))
         return None
     if facts.asked and facts.waiting:
         reasons.append(said.waits(facts.waiting))
         return None
     return {
         "init": facts.summary["champion"] if settings.continual else None,
-        "start": f"{cause.since:%FT%TZ}" if cause.regime else None,
-        "validation_from": f"{validation_from:%FT%TZ}",
-        "test_from": f"{test_from:%FT%TZ}",
+        "start": _iso(cause.since) if cause.regime else None,
+        "validation_from": _iso(validation_from),
+        "test_from": _iso(test_from),
     }
 
 
@@ -191,3 +191,7 @@ def _lingers(facts: Facts, reasons: list[str]) -> bool:
 
 def _at(day: str) -> dt.datetime:
     return parse_instant(day)
+
+
+def _iso(moment: dt.datetime) -> str:
+    return f"{moment:%FT%TZ}"

@@ -12,6 +12,8 @@ ROLES = ("stable", "batch")
 """In which a champion answers."""
 SCORES = ("macro_f1", "precision")
 """Metrics of which more is better; those of the others that have a gate are errors."""
+DUE = ("waiting", "missing", "unanswered", "scored")
+"""Answers whose truth should have come, or is to."""
 FEWEST_ALARMS = 20
 """A day's precision is judged by no fewer."""
 
@@ -70,7 +72,7 @@ class Judged:
         for day, found in _by_day(summary).items():
             if dt.date.fromisoformat(day) + dt.timedelta(days=1) > _day(until):
                 continue
-            due, live = found["rows"] - found["unsettled"], _number(found["model"].get(metric))
+            due, live = sum(found[name] for name in DUE), _number(found["model"].get(metric))
             if found["missing"] + found["unanswered"] > settings.missing * due:
                 made.blind.append(day)
                 continue

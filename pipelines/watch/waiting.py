@@ -3,10 +3,13 @@
 import datetime as dt
 from typing import Any
 
+from pipelines.core.errors import UserError
 from pipelines.core.params import Params
 from pipelines.core.paths import Paths
 from pipelines.core.tracking import DIGEST, configured, connect
 from pipelines.release.reviews import Reviews
+
+PROMOTE = "`cityloop promote`"
 
 
 def candidates(city: Params, paths: Paths) -> dict[str, dict[str, Any]]:
@@ -36,6 +39,18 @@ def candidates(city: Params, paths: Paths) -> dict[str, dict[str, Any]]:
             found[name] = {
                 "candidate": digest, "candidate_version": str(version.version), "candidate_since": f"{since:%FT%TZ}",
                 "verdict": verdict, "review": bool(verdict == "passed" and missing and not reviews.rejected),
-                "waits_for": waits or "`cityloop promote`",
+                "waits_for": waits or PROMOTE,
             }  # fmt: skip
     return found
+
+
+def answer(city: Params, paths: Paths, task: str) -> str | None:
+    """What the task's candidate waits for; None where there is none, or it was turned down."""
+    try:
+        found = candidates(city, paths).get(task)
+    except UserError as error:
+        return f"MLflow, which does not tell ({error})"
+    if found is None or found["verdict"] == "failed":
+        return None
+    open_ = found["verdict"] == "pending" or found["review"] or found["waits_for"] == PROMOTE
+    return found["waits_for"] if open_ else None

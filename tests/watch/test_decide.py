@@ -120,6 +120,7 @@ def test_the_whole_of_a_decision() -> None:
         "decision": "retrain",
         "since": "2025-04-02",
         "causes": {"changed": "2025-04-02"},
+        "asked": "2025-04-06T12:00:00Z",
         "retrain": {
             "init": "c" * 64,
             "start": "2025-04-02T00:00:00Z",
