@@ -32,28 +32,39 @@ NAMED = 5
 """At most so many channels are named in a warning."""
 
 
-def run(task: str, until: str | None = None, *, root: Path = Path()) -> None:
+def run(
+    task: str, until: str | None = None, *, since: str | None = None, every: str | None = None, root: Path = Path()
+) -> None:
     """Answer what can be known at `until` (ISO, UTC; None: the end of the target source's window).
 
-    Raises UserError when nothing serves yet, there is no joined data, or it does not reach from a context before
-    `until` up to it.
+    With `every` (such as 1h) also what could be known so long before, and so on, back to `since`: of a series, where an
+    answer knows nothing of what came after its moment. Raises UserError when nothing serves yet, there is no joined
+    data, or it does not reach from a context before each moment up to it.
     """
     city, paths = params.load(root), Paths(root)
     source = city.task(task).target.source
     try:
         end = params.parse_instant(until) if until else city.window_end(source)
+        first = params.parse_instant(since) if since else end
+        apart = params.parse_duration(every) if every else None
     except ValueError as error:
-        raise UserError(f"--until: {error}") from None
+        raise UserError(f"--until, --since, --every: {error}") from None
+    if (since is None) != (apart is None) or first > end:
+        raise UserError("--since and --every go together: from when on, and how far apart, up to --until")
     if city.task(task).modality != "series":
+        if apart:
+            raise UserError(f"{task}: answers at many moments are for series; leave out --since and --every")
         return _counted(city, task, end, paths)
     with log.room("predict", task) as told:
         store, series = Store.of(paths), _joined(paths, task)
         predictor = _welcoming(_champion(store, task), series)
-        issued = np.datetime64(end.replace(tzinfo=None), "us")
-        forecast = answered(task, predictor, series, issued)
-        key = predictions.publish(store.objects, forecast)
+        moments = [end - i * apart for i in range((end - first) // apart + 1)] if apart else [end]
+        for moment in log.progress(reversed(moments), f"predict {task}", len(moments), "moments"):
+            forecast = answered(task, predictor, series, np.datetime64(moment.replace(tzinfo=None), "us"))
+            key = predictions.publish(store.objects, forecast)
         steps, sensors = forecast.answer.shape[:2]
         told.update(channels=sensors, steps=steps, digest=predictor.digest[:12], into=key)
+        told.update({"moments": len(moments)} if apart else {})
 
 
 def _counted(city: Params, task: str, end: dt.datetime, paths: Paths) -> None:

@@ -322,3 +322,29 @@ def test_what_is_known_ahead_is_given_as_far_as_the_grid_has_it(told: Path) -> N
     assert answers[UNTIL] != pytest.approx(unknown, rel=TOLERANCE)
     last = predictor.predict_rows(sent(told, "told", toy_city.UNTIL))["mean"]
     assert answers[toy_city.UNTIL] == pytest.approx(last, rel=TOLERANCE)
+
+
+def test_answers_of_many_moments_are_those_of_each(root: Path) -> None:
+    predict.run("ahead", UNTIL, root=root)
+    store = Store.of(Paths(root)).objects
+    (alone,) = (key for key in store.marks("predictions/ahead") if key.endswith(".parquet"))
+    once = store.get(alone)
+    predict.run("ahead", "2025-02-25T07:00:00Z", since="2025-02-25T04:30:00Z", every="1h", root=root)
+    made = sorted(key for key in store.marks("predictions/ahead") if key.endswith(".parquet"))
+    assert [key[-20:-8] for key in made] == [f"0225T{h:02d}0000Z" for h in (5, 6, 7)]
+    assert store.get(alone) == once
+    assert json.loads(store.get("predictions/ahead/latest.json"))["issued"] == "2025-02-25T07:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("since", "every", "says"),
+    [
+        ("2025-02-25", None, "go together"),
+        (None, "1h", "go together"),
+        ("2025-02-26", "1h", "go together"),
+        ("2025-02-25", "1", "not a duration"),
+    ],
+)
+def test_moments_that_cannot_be_meant_are_named(root: Path, since: str | None, every: str | None, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        predict.run("ahead", UNTIL, since=since, every=every, root=root)
