@@ -26,6 +26,7 @@ from workspaces import ROOT
 
 STACK = ROOT / "infra/stack/stack.py"
 AIRFLOW = ROOT / ".venv-airflow/bin/airflow"
+PROMETHEUS = shutil.which("prometheus", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 
 class Client(requests.Session):

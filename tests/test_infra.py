@@ -152,12 +152,12 @@ def compose() -> dict[str, Any]:
 def test_commands_are_taken() -> None:
     said = [c["args"] for document in manifests() for c in containers(document) if "args" in c]
     services = compose()["services"]
-    said += [services["promoter"]["command"]]
+    said += [services[name]["command"] for name in ("promoter", "exporter")]
     for path in IMAGES:
         for line in instructions(path):
             if line.startswith("CMD") and ("serving" in path.name or "--help" in line):
                 said.append(yaml.safe_load(line.removeprefix("CMD ")))
-    assert len(said) == 5
+    assert len(said) == 7
     for words in said:
         if words != ["--help"]:
             takes([str(word) for word in words])
@@ -184,7 +184,7 @@ def test_probes_ask_what_the_server_answers() -> None:
         if name in c
     ]
     probes += re.findall(r"8080(/\w+)'", (INFRA / "images/serving.Dockerfile").read_text())
-    assert len(probes) == 4
+    assert len(probes) == 5
     for path in probes:
         assert health(cast(Any, SimpleNamespace(scope={"path": path, "method": "GET"}, route=""))) is not None
 
@@ -220,7 +220,7 @@ def test_airflow_knows_the_settings() -> None:
 
 def test_compose_has_the_services_of_make_up() -> None:
     services = set(compose()["services"])
-    assert {"postgres", "redis", "mlflow", "promoter", "serving", "worker"} <= services
+    assert {"postgres", "redis", "mlflow", "promoter", "serving", "worker", "exporter", "prometheus"} <= services
     assert {f"airflow-{name}" for name in ("api", "scheduler", "dag-processor", "triggerer")} <= services
 
 
@@ -328,7 +328,7 @@ def answers(url: str) -> bool:
 
 def test_pods_keep_to_the_restricted_profile() -> None:
     found = [spec for document in manifests() if (spec := pod(document))]
-    assert len(found) == 4
+    assert len(found) == 5
     for spec in found:
         assert spec["automountServiceAccountToken"] is False
         assert spec["securityContext"]["runAsNonRoot"] is True
@@ -382,7 +382,7 @@ def test_kustomization_renders() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     kinds = [document["kind"] for document in yaml.safe_load_all(done.stdout)]
-    assert kinds.count("Deployment") == 2
+    assert kinds.count("Deployment") == 3
     assert "HorizontalPodAutoscaler" in kinds
 
 

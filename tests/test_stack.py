@@ -42,7 +42,8 @@ def test_all_is_healthy_and_a_second_up_says_so(stack: Stack) -> None:
     told = stack.status()
     assert set(told["services"]) == {
         "postgres", "redis", "mlflow", "serving", "promoter",
-        "api", "scheduler", "dag-processor", "triggerer", "w1", "w2",
+        "api", "scheduler", "dag-processor", "triggerer", "w1", "w2", "exporter",
+        *(["prometheus"] if stacked.PROMETHEUS else []),
     }  # fmt: skip
     assert set(told["services"].values()) == {"healthy"}
     said = stack.up()

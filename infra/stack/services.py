@@ -24,6 +24,8 @@ Info = dict[str, Any]
 Health = Callable[[Place, dict[str, Any], Info], bool]
 """Of place, secrets and that."""
 HERE = Path(__file__).parent
+WATCH = ("exporter", "prometheus")
+"""Nothing needs them."""
 LAST = ("postgres", "redis")
 """To be stopped, for the others need them."""
 
@@ -83,7 +85,11 @@ def of(place: Place) -> list[Service]:
             quiet = ["--skip-serve-logs", "--without-gossip", "--without-mingle"]
             command = ["airflow", "celery", "worker", *quiet, "-H", name, "--pid", str(place.run / f"{name}.pid")]
             services.append(Service(name, command, _listens, stop_signal="QUIT"))
-    return [*services, Service("promoter", [*city, "promote", "--watch", "--live"], _lasts)]
+    services.append(Service("promoter", [*city, "promote", "--watch", "--live"], _lasts))
+    live = ["--live"] if os.environ.get("CITYLOOP_GIT") or (place.root / ".git").exists() else []
+    metrics = [*city, "metrics", *live, "--port", port["exporter"]]
+    services.append(Service("exporter", metrics, partial(_answers, "exporter", "/metrics")))
+    return [*services, *([_prometheus(place, binary)] if (binary := bundled.prometheus()) else [])]
 
 
 def well(service: Service, place: Place, secrets: dict[str, Any], info: Info) -> bool:
@@ -100,6 +106,16 @@ def _postgres(place: Place) -> Service:
     command = [str(bundled.postgres(place.folder) / "bin/postgres"), "-D", str(place.folder / "postgres"), *given]
     # SIGINT: a clean stop that does not wait for clients.
     return Service("postgres", command, _connects, stop_signal="INT", launched=False)
+
+
+def _prometheus(place: Place, binary: Path) -> Service:
+    settings = {
+        "config.file": "prometheus.yml", "web.listen-address": f"127.0.0.1:{place.ports['prometheus']}",
+        "storage.tsdb.path": place.folder / "prometheus", "storage.tsdb.retention.time": "30d",
+        "storage.tsdb.retention.size": "1GB", "log.level": "warn",
+    }  # fmt: skip
+    command = [str(binary), *(f"--{name}={value}" for name, value in settings.items())]
+    return Service("prometheus", command, partial(_answers, "prometheus", "/-/ready"), stop_wait=15)
 
 
 def _connects(place: Place, secrets: dict[str, Any], _: Info) -> bool:

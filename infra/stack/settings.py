@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pipelines.core.errors import UserError
 
 BIN = Path(sys.executable).parent
 AIRFLOW_BIN = REPOSITORY / ".venv-airflow/bin"
+MONITORING = REPOSITORY / "infra/monitoring"
 DAGS = "CITYLOOP_DAGS"
 _OWN = (DAGS, POSTGRES, FOLDER)
 ROLES = {"admin": "admin", "reviewer": "user", "viewer": "viewer"}
@@ -46,6 +48,8 @@ def write_all(place: Place, secrets: dict[str, Any], workers: dict[str, Environm
         "mlflow": _mlflow(place, secrets),
         "serving": city,
         "promoter": city | registry,
+        "exporter": city | _registry(place, secrets, "viewer"),
+        "prometheus": {},
         "api": airflow | celery | city,
         "scheduler": airflow | celery | (city if celery else tasks),
         "dag-processor": airflow | city,
@@ -55,6 +59,7 @@ def write_all(place: Place, secrets: dict[str, Any], workers: dict[str, Environm
     for name, environment in told.items():
         (place.run / name).mkdir(mode=0o700, exist_ok=True)
         write(place.run / "env" / f"{name}.json", json.dumps(environment, indent=1))
+    _prometheus(place)
     write(place.run / "commands.env", "".join(f"{k}={shlex.quote(v)}\n" for k, v in tasks.items()))
     write(place.run / "airflow-users.json", json.dumps(secrets["airflow"]))
     users = database(place, secrets, "mlflow_auth").replace("%", "%%")
@@ -91,8 +96,19 @@ def _city(place: Place) -> Environment:
     }
 
 
-def _registry(place: Place, secrets: dict[str, Any]) -> Environment:
-    return {"MLFLOW_TRACKING_USERNAME": "airflow", "MLFLOW_TRACKING_PASSWORD": secrets["mlflow"]["airflow"]}
+def _registry(place: Place, secrets: dict[str, Any], user: str = "airflow") -> Environment:
+    return {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": secrets["mlflow"][user]}
+
+
+def _prometheus(place: Place) -> None:
+    """Where it runs: the configuration of infra/monitoring, and whom it is to ask."""
+    folder = place.run / "prometheus"
+    shutil.copy(MONITORING / "prometheus.yml", folder)
+    shutil.copytree(MONITORING / "rules", folder / "rules", dirs_exist_ok=True)
+    (folder / "targets").mkdir(exist_ok=True)
+    for name in ("serving", "exporter"):
+        write(folder / f"targets/{name}.yaml", f"- targets: ['127.0.0.1:{place.ports[name]}']\n")
+    write(folder / "serving.key", "")  # on this machine the server asks nobody who reads its metrics
 
 
 def _mlflow(place: Place, secrets: dict[str, Any]) -> Environment:

@@ -1,7 +1,7 @@
 """The whole loop on one machine: `stack.py up`, `down`, `status`.
 
-PostgreSQL, MLflow, Airflow, the promoter and a serving replica, under a supervisor that starts again what dies; with
-`--executor celery` Redis and two workers too. All listen on 127.0.0.1 alone. Data and credentials lie in
+PostgreSQL, MLflow, Airflow, the promoter, a serving replica and its watchers, under a supervisor that starts again what
+dies; with `--executor celery` Redis and two workers too. All listen on 127.0.0.1 alone. Data and credentials lie in
 $CITYLOOP_STACK (default: stack/ in the city's state) and outlive `down`.
 """
 
@@ -160,11 +160,11 @@ def _bring_up(place: Place, keep: Keeper, secrets: dict[str, Any], wanted: Wante
     keep.run_programs(["mlflow"])
     with _migration(place) as migrated:
         waiting.until("Airflow's database", migrated)
-    airflow = [n for n in wanted if n not in (*base, "mlflow", "serving", "promoter")]
+    airflow = [n for n in wanted if n not in (*base, "mlflow", "serving", "promoter", *services.WATCH)]
     keep.run_programs(airflow)
     waiting.until_well("mlflow")
     prepare.registry_users(place, secrets)
-    keep.run_programs(["serving", "promoter"])
+    keep.run_programs(["serving", "promoter", *(n for n in services.WATCH if n in wanted)])
     waiting.until_well("api")
     prepare.pools(place, secrets)
     waiting.until_well(*wanted)
@@ -253,7 +253,7 @@ def _told(place: Place) -> dict[str, Any]:
     secrets = json.loads(place.credentials.read_text())
     return {
         "services": _states(place, Keeper(place.folder), secrets),
-        "urls": {name: place.url(name) for name in ("airflow", "mlflow", "serving")},
+        "urls": {name: place.url(name) for name in ("airflow", "mlflow", "serving", *_watch())},
         "executor": place.executor,
         "logs": str(place.logs),
         "credentials": str(place.credentials),
@@ -264,10 +264,16 @@ def _told(place: Place) -> dict[str, Any]:
 def _table(place: Place) -> str:
     users = {**places.USERS, "serving": ("operator",)}
     rows = [f"{name:<9} {place.url(name):<24} {', '.join(users[name])}" for name in ("airflow", "mlflow", "serving")]
+    rows += [f"{name:<9} {place.url(name)}" for name in _watch()]
+    rows += [] if bundled.prometheus() else ["          no Prometheus reads it here; `make prometheus` gets one"]
     return "\n".join([
         *rows, f"passwords {place.credentials}", f"logs      {place.logs}",
         f"commands  set -a; . {place.run / 'commands.env'}; set +a   # cityloop as Airflow calls it",
     ])  # fmt: skip
+
+
+def _watch() -> tuple[str, ...]:
+    return services.WATCH if bundled.prometheus() else services.WATCH[:1]
 
 
 def _clear(folder: Path) -> bool:
