@@ -13,7 +13,7 @@ from safetensors.torch import save as save_torch
 from pipelines.core import files, metrics
 from pipelines.core.answers import calibrated
 from pipelines.core.windows import Spec
-from pipelines.models import detect, export, families, objectives
+from pipelines.models import detect, export, families, objectives, reference, referred
 from pipelines.models.data import spread_out
 from pipelines.models.series import TaskModel
 from pipelines.models.tokens import Config
@@ -31,10 +31,11 @@ WORSE, SMALLER = 0.01, 0.75
 """An int8 graph pays if on validation its main metric is at most so much worse, and its size at most such a share."""
 
 
-def contents(adapted: "Adaptation") -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The bundle's files but for its config, and what belongs there: `alarm` settings, what int8 costs and gains.
+def contents(adapted: "Adaptation", init: Path | None = None) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The bundle's files but for its config, and what belongs there: `alarm` settings, what int8 costs and gains, what
+    its days were like (None: too few to tell).
 
-    Raises RuntimeError when ONNX Runtime and torch disagree on the golden inputs.
+    init: the bundle gone on from. Raises RuntimeError when ONNX Runtime and torch disagree on the golden inputs.
     """
     data = adapted.data
     adapted.model.cpu()
@@ -62,7 +63,10 @@ def contents(adapted: "Adaptation") -> tuple[dict[str, bytes], dict[str, Any]]:
     if pays:
         made["model.int8.onnx"] = int8
     told = {"metric": metric, "float": exact, "int8": rough, "worse": worse, "size": len(int8) / len(graph)}
-    return made, {"alarm": alarm, "int8": {"included": pays, **told}}
+    days = referred.made(data, init)
+    if days:
+        made[reference.FILE] = save({k: np.ascontiguousarray(v) for k, v in days.tables.items()})
+    return made, {"alarm": alarm, "int8": {"included": pays, **told}, "reference": days.about if days else None}
 
 
 def load(folder: Path) -> export.Served:
