@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from typing import Any
 
 import attrs
-from airflow.sdk import BaseOperatorLink, Context
+from airflow.sdk import Asset, BaseOperatorLink, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from cityloop_airflow import lineage
@@ -89,8 +89,8 @@ class Answers:
         self._complete(context)
         if lineage.outs(self.said) and lineage.wanted():
             self.read = lineage.read_by(context)
-        for outlet in self.outlets:  # type: ignore[attr-defined]
-            context["outlet_events"][outlet].extra = self._extra(context)
+        for asset in self._assets():
+            context["outlet_events"][asset].extra = self._extra(context)
         return self.said if self.said is not None else words
 
     def leave(self, context: Context, why: str) -> None:
@@ -101,24 +101,30 @@ class Answers:
         raise AirflowSkipException(why)
 
     def states(self, context: Context, task_ids: Sequence[str]) -> dict[str, str]:
-        """Task → its state in this DAG run."""
+        """Task → its state in this DAG run; of mapped ones, where this one is mapped, that of the same index."""
         ti = context["ti"]
-        return dict(ti.get_task_states(ti.dag_id, task_ids=list(task_ids), run_ids=[ti.run_id]).get(ti.run_id, {}))
+        mapped = {"map_index": ti.map_index} if ti.map_index >= 0 else {}
+        found = ti.get_task_states(ti.dag_id, task_ids=list(task_ids), run_ids=[ti.run_id], **mapped)
+        suffix = f"_{ti.map_index}" if mapped else ""
+        return {name.removesuffix(suffix): state for name, state in found.get(ti.run_id, {}).items()}
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """Asked by Airflow's OpenLineage provider."""
-        assets = [outlet.uri for outlet in self.outlets]  # type: ignore[attr-defined]
+        assets = [asset.uri for asset in self._assets()]
         return lineage.facets(self.read, lineage.outs(self.said), assets, _of(self.said, "commit"))
+
+    def _assets(self) -> list[Asset]:
+        return [outlet for outlet in self.outlets if isinstance(outlet, Asset)]  # type: ignore[attr-defined]
 
     def _complete(self, context: Context) -> None:
         """Raises Partly where a task in `needs` did not succeed: the run is red, and no asset is new."""
         states = self.states(context, self.needs) if self.needs else {}
-        missing = [f"{name} ({states.get(name)})" for name in self.needs if states.get(name) != "success"]
+        missing = [f"{n} ({states.get(n)})" for n in self.needs if states.get(n) not in ("success", "skipped")]
         if missing:
             context["ti"].xcom_push(key="return_value", value=self.said)
-            raise Partly(
-                f"what succeeded is on live, at {_of(self.said, 'commit')[:10]}; red because of {', '.join(missing)}"
-            )
+            commit = _of(self.said, "commit")
+            done = f"what succeeded is on live, at {commit[:10]}" if commit else "it did its own work"
+            raise Partly(f"{done}; red because of {', '.join(missing)}")
 
     def _extra(self, context: Context) -> dict[str, Any]:
         """For whoever is woken by the event: which run, which commit, which window of data."""

@@ -54,12 +54,24 @@ class Task:
     backbone: str
     sources: tuple[str, ...]
     review: Review
+    modality: str
+    predicts: bool
+    """Its champion is asked for all sensors, by the clock."""
+    retrains: bool
+    """Of itself, where `cityloop monitor` says so."""
+
+    @property
+    def watched(self) -> bool:
+        """Whether anything tells afterwards what was right."""
+        return self.modality == "series"
 
 
 @dataclass(frozen=True)
 class City:
     name: str
     until: str
+    watch: str
+    """When tasks are watched."""
     sources: dict[str, Source]
     backbones: dict[str, Backbone]
     tasks: dict[str, Task]
@@ -92,18 +104,20 @@ def _load(path: Path) -> City:
 def _city(data: Any) -> City:
     schedule = _block(data, "schedule", {})
     review = {"door": "mlflow", "remind": "1d", "expires": "7d", **_block(schedule, "review", {}, "schedule")}
-    fetched, learnt, own = (_block(schedule, key, {}, "schedule") for key in ("ingest", "pretrain", "tasks"))
+    names = ("ingest", "pretrain", "tasks", "monitor")
+    fetched, learnt, own, watch = (_block(schedule, key, {}, "schedule") for key in names)
     sources = {name: _source(name, block, fetched.get(name)) for name, block in _named(data, "sources")}
     backbones = {
         name: Backbone(name, str(block.get("modality", "series")), str(learnt.get(name, "@weekly")))
         for name, block in _named(data, "backbones")
     }
     tasks = {
-        name: _task(name, block, {**review, **(own.get(name) or {})}, sources, backbones)
+        name: _task(name, block, {**review, **(own.get(name) or {})}, sources, backbones, watch.get("predict", ()))
         for name, block in _named(data, "tasks")
     }
     name = str(_block(data, "city", {}).get("name", "city"))
-    return City(name, str(schedule.get("until", "now")), sources, backbones, tasks)
+    until, clock = str(schedule.get("until", "now")), str(watch.get("cron", "30 * * * *"))
+    return City(name, until, clock, sources, backbones, tasks)
 
 
 def _source(name: str, block: dict[str, Any], cron: Any) -> Source:
@@ -114,8 +128,9 @@ def _source(name: str, block: dict[str, Any], cron: Any) -> Source:
 
 
 def _task(
-    name: str, block: dict[str, Any], review: dict[str, Any], sources: Iterable[str], backbones: Iterable[str]
-) -> Task:
+    name: str, block: dict[str, Any], review: dict[str, Any], sources: Iterable[str], backbones: Iterable[str],
+    predict: Any,
+) -> Task:  # fmt: skip
     feeds = [block.get("target"), *(block.get("inputs") or [])]
     used = tuple(dict.fromkeys(str(feed.get("source")) if isinstance(feed, dict) else "" for feed in feeds))
     if unknown := [source for source in used if source not in sources]:
@@ -127,7 +142,12 @@ def _task(
     waits = (_duration(review[key], f"schedule: review.{key}") for key in ("remind", "expires"))
     question = str(block.get("question") or "")
     department = str(block.get("department") or PLATFORM)
-    return Task(name, department, question, str(block["backbone"]), used, Review(review["door"], *waits))
+    at, modality = f"tasks.{name}", str(block.get("modality", "series"))
+    retrain = _block(_block(block, "monitor", {}, at), "retrain", {}, f"{at}.monitor")
+    return Task(
+        name, department, question, str(block["backbone"]), used, Review(review["door"], *waits),
+        modality, modality == "series" if predict == "all" else name in predict, bool(retrain.get("automatic", True)),
+    )  # fmt: skip
 
 
 def _block(data: Any, key: str, default: Any, where: str = "") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow.providers.standard.hooks.subprocess import SubprocessHook, SubprocessResult
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import Asset, Context, TriggerRule
+from airflow.sdk import Asset, AssetAlias, Context, TriggerRule
 
 from cityloop_airflow import city
 from cityloop_airflow.answer import Answers, parsed
@@ -112,8 +112,8 @@ class Cityloop(Answers, BashOperator):
 
 
 def command(
-    task_id: str, *words: str, kind: str | None = None, tail: str = "", skip_on: Sequence[int] = (),
-    outlets: Sequence[Asset] = (), needs: Sequence[str] = (), after_failure_of: str | None = None,
+    task_id: str, *words: Any, kind: str | None = None, tail: str = "", skip_on: Sequence[int] = (),
+    outlets: Sequence[Asset | AssetAlias] = (), needs: Sequence[str] = (), after_failure_of: str | None = None,
     trigger_rule: TriggerRule = TriggerRule.ALL_SUCCESS, base: type[Answers] | None = None, **kwargs: Any,
 ) -> Any:  # fmt: skip
     """The task that runs `cityloop WORDS`, as its kind says: pool, retries, time limit, page.

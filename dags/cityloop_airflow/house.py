@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset
+from airflow.sdk import DAG, Asset, AssetAlias
 
 from cityloop_airflow import notify
 from cityloop_airflow.command import reviewer, run_name
@@ -12,7 +12,14 @@ START = datetime(2025, 1, 1, tzinfo=UTC)
 UNTIL = r"^(now|\+\d+(s|min|h|d|w)|\d{4}-\d\d-\d\d[0-9T:.Z+-]*)$"
 UNTIL_SAYS = "now; +1d, from where it ends at present; or a date, 2025-04-08 or 2025-04-08T06:00:00Z (UTC)"
 DEPLOYED = Asset("cityloop://live/deployed")
-DEADLINES = {"ingest": timedelta(hours=1), "train": timedelta(hours=12), "pretrain": timedelta(days=3)}
+DRIFTED = AssetAlias("drifted")
+"""Outlet of a step that is mapped over tasks: which drift assets are new it says when it ends."""
+DEADLINES = {
+    "ingest": timedelta(hours=1),
+    "monitor": timedelta(hours=1),
+    "train": timedelta(hours=12),
+    "pretrain": timedelta(days=3),
+}
 """Longer than such a run should take: then people are told. It goes on all the same."""
 
 

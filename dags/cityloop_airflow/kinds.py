@@ -161,6 +161,28 @@ KINDS = {
         "Green when the new version serves.", "Something before it failed.", SERVES,
         "See the first red task of the run.",
     ),
+    "predict": Kind(
+        "Has the champion answer for all sensors, as a server would, into the prediction log: where "
+        "`schedule.monitor.predict` names the task and a release serves.",
+        "These answers are not there, so nothing will tell how good they were. Servers answer all the same.", SERVES,
+        AGAIN, retries=2, timeout=timedelta(hours=1),
+    ),
+    "monitor": Kind(
+        "Scores what was answered by what was read since, looks for drift, and decides: `fine`, `watch` or `retrain`, "
+        "with reasons. What is judged by whole days changes once a day.",
+        "The task is not watched, or not by all there is: nobody is told that its error rises. A red `predict` before "
+        "it makes it red too, though it scored what was there.",
+        "A day: the next run scores all that was missed.",
+        f"If `predict` is red, mend that. See that the store answers. {AGAIN}", retries=2, timeout=timedelta(hours=2),
+    ),
+    "retrain": Kind(
+        "Only when `monitor` decided so: writes into `retrain.yaml` on `live` from what, and on what, the task is "
+        "trained anew, and wakes `train_<task>`. What it makes waits for a person's yes like any candidate.",
+        "The model is to be trained anew, and is not: the one that has grown worse serves on.",
+        "A day. It is not asked for again within `monitor.retrain.every`.",
+        f"See that the git remote answers. {AGAIN} Or by hand: `cityloop retrain <task> --live`, then trigger "
+        "`train_<task>`.",
+    ),
     "parts": Kind(
         "Divides the time between the window's end and `until` into equal parts.",
         "`until` is not after the window's end; nothing was changed.", SERVES,

@@ -50,7 +50,8 @@ def failed(context: Context) -> None:
     why = " ".join(str(context.get("exception") or "").split())[:500]
     lines = [kind.means, why and f"Reason: {why}", f"Can it wait? {kind.wait}", f"What to do: {kind.do}",
              f"Owner: {context['task'].owner}", f"Log: {ti.log_url}"]  # fmt: skip
-    tell(f"{ti.dag_id}: {ti.task_id} failed", "\n".join(filter(None, lines)))
+    of = getattr(ti, "rendered_map_index", None)
+    tell(f"{ti.dag_id}: {ti.task_id} failed" + (f" for {of}" if of else ""), "\n".join(filter(None, lines)))
 
 
 def kind_of(task: Any) -> str:

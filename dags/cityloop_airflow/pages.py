@@ -58,6 +58,26 @@ def train(task: Task, city: City) -> str:
 {RED}"""
 
 
+def monitor(city: City) -> str:
+    tasks = ", ".join(task.name for task in city.tasks.values() if task.watched)
+    asked = ", ".join(task.name for task in city.tasks.values() if task.predicts)
+    return f"""# monitor
+
+Every task is watched: {tasks}. Live error, drift, and whether to train anew; a mapped task for each.
+
+- **When:** once switched on, `{city.watch}` (`schedule.monitor.cron` in params.yaml). Live error is that of the hour;
+  drift and decision are of whole days, and change in the first run after a day has ended (UTC).
+- **predict:** champions that answer for all sensors first, with no server asked (`schedule.monitor.predict`):
+  {asked or "none"}.
+- **In:** the prediction log, data at the head of `live`. **Out:** `monitor/<task>/` in the store, which `cityloop
+  status`, the reports and the alerts read (`cityloop monitor <task>` says more); XCom `return_value` of `monitor` is
+  the decision with its reasons.
+- **Then**, where the decision is `retrain` (and `tasks.<task>.monitor.retrain.automatic` is not false): an entry in
+  `retrain.yaml` on `live`, and the asset `cityloop://drift/<task>`, which starts `train_<task>`.
+- Tasks that nothing answered yet are skipped. One that fails stops no other, and the run is red.
+{RED}"""
+
+
 MLFLOW = """On the version's page in MLflow (task `gate`, button *MLflow version*) read the card, and set the tag
 `review.<your name>` to `approved:<digest>` or `rejected:<digest>`; `review_note` says why. The digest stands there."""
 FORM = """Answer the form of task `form` (also under *Required Actions*): it shows the card, version and digest, and

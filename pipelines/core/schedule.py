@@ -50,7 +50,7 @@ class Watch(Model):
     cron: Cron = "30 * * * *"
     """Half an hour after what is fetched on the hour, so that its truth is there."""
     predict: Literal["all"] | tuple[Name, ...] = ()
-    """Tasks whose champion answers for all sensors before that, with no server asked."""
+    """Tasks whose champion answers for all sensors before that, with no server asked. all: those of series."""
 
     @property
     def named(self) -> tuple[str, ...]:

@@ -55,6 +55,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     params["schedule"] = {
         "ingest": {"air": "15 3 * * *"},
         "review": {"remind": "2d", "expires": "5d"},
+        "monitor": {"cron": "5 * * * *", "predict": ["rush", "vehicle_type"]},
         "tasks": {"rush": {"door": "form"}},
     }
     (home / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
@@ -69,7 +70,7 @@ def graph() -> Graph:
 
 def expected(params: Any) -> set[str]:
     kinds = [("ingest", "sources"), ("pretrain", "backbones"), ("train", "tasks"), ("promote", "tasks")]
-    return {f"{kind}_{name}" for kind, group in kinds for name in params[group]} | {"backfill", "deploy"}
+    return {f"{kind}_{name}" for kind, group in kinds for name in params[group]} | {"backfill", "deploy", "monitor"}
 
 
 def stage_of(task: Any) -> str | None:
@@ -140,7 +141,7 @@ def test_one_run_at_a_time_unless_a_form_waits(loaded: Any, changed: Any) -> Non
 
 def test_clocks_are_for_the_operator_to_start(loaded: Any) -> None:
     clocks = {name for name, dag in loaded["dags"].items() if dag["paused"]}
-    assert clocks == {name for name in loaded["dags"] if name.startswith(("ingest_", "pretrain_"))}
+    assert clocks == {name for name in loaded["dags"] if name.startswith(("ingest_", "pretrain_", "monitor"))}
 
 
 def test_edges_between_stages_are_those_of_the_graph(loaded: Any, graph: Graph) -> None:
@@ -161,9 +162,10 @@ def test_edges_between_stages_are_those_of_the_graph(loaded: Any, graph: Graph) 
 
 
 def test_each_begins_with_one_task(loaded: Any, changed: Any) -> None:
+    begins = {"promote": "gate", "deploy": "deploy", "monitor": "predict"}
     for name, dag in [*loaded["dags"].items(), *changed["dags"].items()]:
         first = [task for task, told in dag["tasks"].items() if not told["upstream"]]
-        assert first == [{"promote": "gate", "deploy": "deploy"}.get(name.split("_")[0], "begin")], name
+        assert first == [begins.get(name.split("_")[0], "begin")], name
 
 
 def test_every_stage_of_the_graph_is_somewhere(loaded: Any, graph: Graph) -> None:
@@ -224,10 +226,36 @@ def test_assets_lead_from_ingest_to_promotion(loaded: Any) -> None:
     assert "source/water" not in dags["train_energy_load"]["schedule"]
 
 
+def series(params: Any) -> list[str]:
+    return [name for name, task in params["tasks"].items() if task["modality"] == "series"]
+
+
+def test_each_task_of_series_is_watched_by_itself(loaded: Any, changed: Any) -> None:
+    told, watched = loaded["dags"]["monitor"], series(PARAMS)
+    assert "30 * * * *" in told["schedule"]
+    assert {name: task["upstream"] for name, task in told["tasks"].items()} == {
+        "predict": [], "monitor": ["predict"], "retrain": ["monitor"],
+    }  # fmt: skip
+    for name, task in told["tasks"].items():
+        assert task["mapped"] == [watched]
+        assert task["words"][:3] == [name, watched[0], "--live"]
+        assert 4 in task["skip_on"]
+    assert told["tasks"]["monitor"]["rule"] == "TriggerRule.ALL_DONE"
+    other = changed["dags"]["monitor"]
+    assert "5 * * * *" in other["schedule"]
+    assert sorted(other["tasks"]["monitor"]["mapped"][0]) == sorted([*watched, "rush", "vehicle_type"])
+
+
+def test_watching_wakes_training_by_its_drift_asset(loaded: Any) -> None:
+    assert loaded["dags"]["monitor"]["tasks"]["retrain"]["outlets"] == ["drifted"]
+    for name in series(PARAMS):
+        assert f"cityloop://drift/{name}'" in loaded["dags"][f"train_{name}"]["schedule"]
+
+
 def test_reminders_and_deadlines(changed: Any) -> None:
     day = 86400
     assert changed["dags"]["promote_air_quality"]["deadlines"] == [2 * day, 4 * day]
-    assert changed["dags"]["ingest_air"]["deadlines"] == [3600]
+    assert changed["dags"]["ingest_air"]["deadlines"] == changed["dags"]["monitor"]["deadlines"] == [3600]
 
 
 def test_in_pods_the_command_is_the_same_and_training_has_a_gpu(changed: Any, loaded: Any) -> None:

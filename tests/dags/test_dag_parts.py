@@ -137,3 +137,44 @@ def test_who_is_told_learns_what_it_means_and_what_to_do(tried: Any) -> None:
         assert words in failure["message"]
     assert late["title"] == "a_dag: not over"
     assert "http://airflow/dags/a_dag/runs/a%2Brun" in late["message"]
+
+
+DRIFT = "cityloop://drift/a"
+
+
+def test_a_decision_wakes_training_and_nothing_else_does(tried: Any) -> None:
+    told = tried["watching"]
+    extra = {"commit": "c0ffee", "task": "a", "window": {}, "dag_run": "a_dag/a_run"}
+    assert told["anew"]["events"] == told["died between"]["events"] == {DRIFT: extra}
+    assert {name for name, one in told.items() if one["events"]} == {"anew", "died between"}
+    assert told["no git"]["error"] == "AirflowException"
+    for name, why in {
+        "was anew": "a was to be trained anew already",
+        "fine": "fine: The error is within the gate.",
+        "by hand": "tasks.b.monitor.retrain.automatic is false: `cityloop retrain b --live`",
+        "another serves": "another serves now",
+    }.items():
+        assert (told[name]["error"], told[name]["pushed"]["reason"]) == ("AirflowSkipException", why)
+
+
+def test_what_nothing_answers_or_nobody_asked_for_is_skipped(tried: Any) -> None:
+    told = tried["watching"]
+    for name, why in {
+        "not asked": "schedule.monitor.predict in params.yaml does not name b",
+        "nothing serves": "a: no release serves yet",
+        "pictures": "p: nothing tells yet what was right",
+    }.items():
+        assert (told[name]["error"], told[name]["pushed"]["reason"]) == ("AirflowSkipException", why)
+    assert told["asked"]["error"] is None
+
+
+def test_what_was_answered_is_scored_though_no_more_could_be(tried: Any) -> None:
+    told = tried["watching"]
+    assert (
+        told["decided"]["result"]
+        == told["alone"]["result"]
+        == {"decision": "retrain", "reasons": ["The city has changed."]}
+    )
+    partly = told["with no more answers"]
+    assert (partly["error"], partly["why"]) == ("Partly", "it did its own work; red because of predict (failed)")
+    assert partly["pushed"]["return_value"]["decision"] == "retrain"

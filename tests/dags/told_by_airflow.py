@@ -42,7 +42,17 @@ def context(dag):
 
 def rendered(dag, texts):
     jinja = dag.get_template_env()
-    return [jinja.from_string(text).render(context(dag)) for text in texts]
+    return [jinja.from_string(one(text)).render(context(dag)) for text in texts]
+
+
+def one(word):
+    """Of a word that is mapped over tasks: the first."""
+    return word if isinstance(word, str) else word._input.value[word._key][0]
+
+
+def mapped_over(task):
+    group = task.task_group
+    return list(group._expand_input.value.values()) if hasattr(group, "_expand_input") else None
 
 
 def pod(task, words):
@@ -74,7 +84,8 @@ def task_told(dag, task):
         "doc": bool(task.doc_md),
         "upstream": sorted(task.upstream_task_ids),
         "told": bool(task.on_failure_callback),
-        "outlets": [outlet.uri for outlet in getattr(task, "outlets", None) or []],
+        "outlets": [getattr(outlet, "uri", outlet.name) for outlet in getattr(task, "outlets", None) or []],
+        "mapped": mapped_over(task),
         "skip_on": list(getattr(task, "skip_on_exit_code", None) or []),
         "words": words and rendered(dag, words),
         "tail": getattr(task, "tail", None),

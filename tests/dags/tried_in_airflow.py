@@ -8,11 +8,9 @@ import os
 import sys
 import threading
 import time
-from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 with contextlib.redirect_stdout(sys.stderr):
@@ -20,7 +18,9 @@ with contextlib.redirect_stdout(sys.stderr):
     from airflow.sdk import DAG, Asset
     from airflow.sdk.bases.operator import ExecutorSafeguard
     from airflow.sdk.exceptions import TaskDeferred
-    from cityloop_airflow import notify, review
+    from airflow.sdk.execution_time.context import OutletEventAccessors
+    from airflow.sdk.execution_time.task_runner import _serialize_outlet_events
+    from cityloop_airflow import notify, review, watch
     from cityloop_airflow.answer import Partly
     from cityloop_airflow.command import command
     from cityloop_airflow.review import Form, ReviewTrigger, reviewed
@@ -44,8 +44,9 @@ class Instance:
     def xcom_pull(self, task_ids):
         return self.xcoms.get(task_ids)
 
-    def get_task_states(self, dag_id, task_ids, run_ids):
-        return {self.run_id: {name: state for name, state in self.states.items() if name in task_ids}}
+    def get_task_states(self, dag_id, task_ids, run_ids, map_index=None):
+        suffix = "" if map_index is None else f"_{map_index}"
+        return {self.run_id: {f"{name}{suffix}": state for name, state in self.states.items() if name in task_ids}}
 
 
 def tried(script, *words, kind="plan", states=None, name="a_task", **given):
@@ -60,7 +61,7 @@ def tried(script, *words, kind="plan", states=None, name="a_task", **given):
 
 
 def outcome(task, run, states=None, *args):
-    ti, events = Instance(states), defaultdict(lambda: SimpleNamespace(extra=None))
+    ti, events = states if isinstance(states, Instance) else Instance(states), OutletEventAccessors()
     context = {"ti": ti, "task_instance": ti, "dag": task.dag, "task": task, "outlet_events": events, "params": {}}
     told = {"result": None, "error": None}
     try:
@@ -70,7 +71,8 @@ def outcome(task, run, states=None, *args):
         told["kwargs"] = deferred.kwargs
     except Exception as error:
         told |= {"error": type(error).__name__, "why": str(error)}
-    told |= {"pushed": ti.pushed, "events": {asset.uri: event.extra for asset, event in events.items()}}
+    happened = {event["dest_asset_key"]["uri"]: event["extra"] for event in _serialize_outlet_events(events)}
+    told |= {"pushed": ti.pushed, "events": happened}
     links = {link.name: link.get_link(task, ti_key=None) for link in getattr(task, "operator_extra_links", ())}
     return {**told, "links": links}
 
@@ -144,6 +146,53 @@ def reviews():
     found["expired"] = outcome(task, lambda c: task.resumed(c, {"expired": True}, time.time()))
     found["misled"] = outcome(task, lambda c: task.resumed(c, {"error": "no address"}, time.time()))
     return found
+
+
+TASKS = """
+sources: {x: {step: 1h}}
+backbones: {series: {}}
+tasks:
+  a: {backbone: series, target: {source: x}}
+  b: {backbone: series, target: {source: x}, monitor: {retrain: {automatic: false}}}
+  p: {backbone: series, target: {source: x}, modality: image}
+schedule: {monitor: {predict: [a]}}
+"""
+RETRAIN = {"decision": "retrain", "reasons": ["The city has changed."]}
+ANEW = {"task": "a", "changed": True, "entry": {"init": None}, "commit": "c0ffee"}
+
+
+def watching():
+    """Steps of `monitor`, one instance of each."""
+    (FOLDER / "params.yaml").write_text(TASKS)
+
+    def step(make, said, task="a", code=0, states=None, decided=None, attempt=1):
+        (FOLDER / "bin/cityloop").write_text(f"#!/bin/bash\necho '{json.dumps(said)}'\necho \"$@\" >&2\nexit {code}\n")
+        with DAG("a_dag", schedule=None):
+            made = make(task)
+        ti = Instance(states, {"monitor": decided})
+        ti.map_index, ti.try_number = 1, attempt
+        return outcome(made, made.execute, ti)
+
+    def monitor(task):
+        return watch.monitor(task, after=[watch.predict(task)])
+
+    nobody = {"why": "a: no release serves yet"}
+    return {
+        "asked": step(watch.predict, {}),
+        "not asked": step(watch.predict, {}, "b"),
+        "nothing serves": step(watch.predict, nobody, code=4),
+        "decided": step(monitor, RETRAIN, states={"predict": "success"}),
+        "with no more answers": step(monitor, RETRAIN, states={"predict": "failed"}),
+        "alone": step(monitor, RETRAIN, states={"predict": "skipped"}),
+        "pictures": step(monitor, RETRAIN, "p"),
+        "anew": step(watch.retrain, ANEW, decided=RETRAIN),
+        "was anew": step(watch.retrain, {**ANEW, "changed": False}, decided=RETRAIN),
+        "died between": step(watch.retrain, {**ANEW, "changed": False}, decided=RETRAIN, attempt=2),
+        "fine": step(watch.retrain, ANEW, decided={"decision": "fine", "reasons": ["The error is within the gate."]}),
+        "by hand": step(watch.retrain, ANEW, "b", decided=RETRAIN),
+        "another serves": step(watch.retrain, {"why": "another serves now"}, code=4, decided=RETRAIN),
+        "no git": step(watch.retrain, {"why": "no remote"}, code=2, decided=RETRAIN),
+    }
 
 
 def forms():
@@ -251,5 +300,5 @@ def notifications():
 if __name__ == "__main__":
     os.environ["PATH"] = f"{FOLDER}/bin:{os.environ['PATH']}"
     with contextlib.redirect_stdout(sys.stderr):
-        answer = {f.__name__: f() for f in (commands, told_to_end, reviews, forms, triggers, notifications)}
+        answer = {f.__name__: f() for f in (commands, told_to_end, reviews, watching, forms, triggers, notifications)}
     print(json.dumps(answer))
