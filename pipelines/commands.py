@@ -224,15 +224,21 @@ def verify(root: Path, task: str, digest: str) -> None:
 @command('cityloop predict traffic_speed --until "2025-04-07"')
 @click.argument("task")
 @click.option("--until", metavar="TIME", help="When the forecast is made (ISO, UTC); default: the window's end.")
+@click.option("--every", metavar="SPAN", help="And so long before, and again, as 1h, back to --since.")
+@click.option("--since", metavar="TIME", help="The earliest of many moments (ISO, UTC).")
 @of_head
-def predict(root: Path, task: str, until: str | None, live: bool) -> None:
+def predict(
+    root: Path, task: str, until: str | None, every: str | None, since: str | None, live: bool
+) -> None:  # fmt: skip
     """Write the champion's forecasts, or counts of what it sees, into the store."""
     from pipelines import predict as room
 
     if live:
+        if every or since:
+            raise UserError("--live answers at one moment; leave out --since and --every")
         _at_live(root, "predict", task, until)
         return
-    room.run(task, until, root=root)
+    room.run(task, until, since=since, every=every, root=root)
 
 
 @command('cityloop monitor traffic_speed --until "2025-04-07"')
