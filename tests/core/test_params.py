@@ -72,8 +72,8 @@ BAD = [
     ("  name: simulated\n", "  name: simulated\n  name: again\n", "params.yaml:7: not valid YAML: key 'name' is given twice"),
     ("  name: simulated\n", "  name: {{ city }}\n", "params.yaml:6: not valid YAML: a key must be plain text"),
     ("  name: simulated\n", "  name: [simulated\n", "not valid YAML"),
-    ("  review: {", "  monitor: {predict: [traffic]}\n  review: {", "schedule.monitor.predict: no 'traffic' in params.yaml"),
-    ("  review: {", "  monitor: {cron: often}\n  review: {", "schedule.monitor.cron: 'often' is no schedule"),
+    ("{predict: all}", "{predict: [traffic]}", "schedule.monitor.predict: no 'traffic' in params.yaml"),
+    ("{predict: all}", "{cron: often}", "schedule.monitor.cron: 'often' is no schedule"),
     ("city:\n", "window: {}\ncity:\n", "params.yaml: window: unknown key; window ends belong in window.yaml"),
 ]  # fmt: skip
 
