@@ -1,0 +1,259 @@
+"""A month of watching in fast motion: what is noticed, what is trained anew, what is not.
+
+    python benchmarks/month.py --folder /tmp/month --seeds 7 11 23
+
+A simulated city of 24 detectors every 15 minutes and one task, what flows over the next hour. It learns from nine weeks,
+and its model passes the gate, is approved and serves. Then day after day, by the commands that a city runs: the window
+goes on by a day, ingest, validate, features, join, a forecast an hour, monitor; and where that decides to train anew,
+retrain and all that follows up to the gate, where the candidate waits for a person who never comes. Scenarios differ in
+what befalls the city on the eleventh day, which nothing but the simulator is told:
+
+    quiet     nothing
+    bridge    a road is closed for good, in and out; its traffic goes elsewhere
+    broken    the sensors of a cabinet repeat their last value
+
+All scenarios of a seed begin with one and the same training. What was done stands in `--folder`, and a call goes on
+from there. It prints the table of docs/monitoring.md, and writes month.json.
+"""
+
+import argparse
+import datetime as dt
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.__main__ import main as cityloop
+from pipelines.core import files, log
+from pipelines.core.paths import Paths
+from pipelines.release.store import Store
+from pipelines.watch.kept import Kept
+
+TASK = "traffic_flow"
+START, VALIDATION, TEST, SERVES = "2025-01-06", "2025-02-24", "2025-03-03", "2025-03-10"
+EVENT = 10
+"""Days after SERVES on which something happens, where it does."""
+BRIDGE, CABINET = ("det003", "det004"), ("det005", "det006", "det013", "det014")
+SCENARIOS: dict[str, dict[str, Any] | None] = {
+    "quiet": None,
+    "bridge": {"kind": "closed_road", "sensors": list(BRIDGE)},
+    "broken": {"kind": "broken", "sensors": list(CABINET), "fault": "stuck"},
+}
+DATA = ("data", "models", "metrics", "plots", "cards")
+
+
+def day_after(days: int) -> str:
+    return f"{dt.date.fromisoformat(SERVES) + dt.timedelta(days=days):%F}"
+
+
+def params(seed: int, change: dict[str, Any] | None) -> dict[str, Any]:
+    read = {"connector": "simulator", "feed": "traffic", "sensors": 24}
+    changes = [{**change, "at": day_after(EVENT)}] if change else []
+    trainer = {"batch": 8, "learning_rate": 0.002, "accelerator": "cpu"}
+    source = {
+        "department": "transport", "start": START, "validation_from": VALIDATION, "test_from": TEST, "step": "15min",
+        "read": {**read, "changes": changes},
+        "kinds": {
+            "speed": {"unit": "km/h", "range": [0, 150], "mixups": ["mph"], "constant_with": ["flow"]},
+            "flow": {"unit": "veh/h", "range": [0, 7200], "constant_ok": [0]},
+        },
+    }  # fmt: skip
+    task = {
+        "department": "transport", "question": "How much traffic will each detector count over the next hour?",
+        "objective": "forecast", "backbone": "series", "target": {"source": "traffic", "kinds": ["flow"]},
+        "inputs": [{"source": "traffic", "kinds": ["speed"]}], "context": "12h", "horizon": "1h",
+        "finetune": {**trainer, "steps": 300, "patience": 6},
+    }  # fmt: skip
+    return {
+        "city": {"name": "month", "timezone": "Europe/Amsterdam", "seed": seed},
+        "sources": {"traffic": source},
+        "backbones": {"series": {"pretrain": {**trainer, "steps": 150}}},
+        "tasks": {TASK: task},
+    }
+
+
+class City:
+    """A city's folder, and the commands run there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def say(self, *words: str, may_refuse: bool = False) -> bool:
+        """A command of `cityloop`; whether it succeeded. A refusal (exit code 4) may be an answer."""
+        os.environ["CITYLOOP_STATE"] = str(self.folder / ".cityloop")
+        code = cityloop(["-C", str(self.folder), *words], standalone_mode=False) or 0
+        if code and not (may_refuse and code == 4):
+            raise SystemExit(f"{self.folder}: cityloop {' '.join(words)} ended with exit code {code}")
+        return not code
+
+    def write(self, seed: int, change: dict[str, Any] | None) -> None:
+        files.write_bytes(self.folder / "params.yaml", yaml.safe_dump(params(seed, change), sort_keys=False).encode())
+
+    def data(self) -> None:
+        for room in ("ingest", "validate", "features"):
+            self.say(room, "traffic")
+        self.say("join", TASK)
+
+    def train(self) -> None:
+        for room in ("finetune", "evaluate", "card"):
+            self.say(room, TASK)
+
+    @property
+    def kept(self) -> Kept:
+        return Kept(Store.of(Paths(self.folder)).objects, TASK)
+
+
+def trained(folder: Path, seed: int) -> City:
+    """The city of a seed, from nothing up to the card; once."""
+    city = City(folder / f"{seed}" / "trained")
+    if not (city.folder / "done").exists():
+        city.write(seed, None)
+        city.say("window", "--until", SERVES)
+        city.data()
+        for room in ("corpus", "pretrain"):
+            city.say(room, "series")
+        city.train()
+        files.write_bytes(city.folder / "done", b"")
+    return city
+
+
+def serving(folder: Path, seed: int, scenario: str) -> City:
+    """A city of its own with that model, reviewed and promoted; once."""
+    city = City(folder / f"{seed}" / scenario)
+    if not (city.folder / "done").exists():
+        made = trained(folder, seed)
+        shutil.rmtree(city.folder, ignore_errors=True)
+        for part in DATA:
+            shutil.copytree(made.folder / part, city.folder / part)
+        city.write(seed, SCENARIOS[scenario])
+        city.say("window", "--until", SERVES)
+        city.say("register", TASK)
+        city.say("gate", TASK)
+        city.say("review", TASK, "--approve", "--as", "ada")
+        city.say("promote", TASK)
+        files.write_bytes(city.folder / "done", b"")
+    return city
+
+
+def month(folder: Path, seed: int, scenario: str, days: int) -> list[dict[str, Any]]:
+    """What each of the days came to."""
+    city = serving(folder, seed, scenario)
+    path = city.folder / "days.json"
+    told: list[dict[str, Any]] = files.read_json(path) if path.exists() else []
+    left = range(len(told), days)
+    for number in log.progress(left, f"{scenario}, seed {seed}", len(left), "days"):
+        began = time.monotonic()
+        told.append({**a_day(city, number), "seconds": round(time.monotonic() - began, 1)})
+        files.write_json(path, told)
+    return told[:days]
+
+
+def a_day(city: City, number: int) -> dict[str, Any]:
+    first, last = day_after(number), day_after(number + 1)
+    city.say("window", "--until", last)
+    city.data()
+    city.say("predict", TASK, "--since", f"{first}T00:00Z", "--until", f"{first}T23:00Z", "--every", "1h")
+    city.say("monitor", TASK)
+    summary = city.kept.read("summary.json") or {}
+    decision, drift = summary.get("decision") or {}, summary.get("drift") or {}
+    today = drift.get("days", {}).get(first, {})
+    candidate = anew(city) if decision.get("decision") == "retrain" else None
+    return {
+        "day": first,
+        "decision": decision.get("decision"),
+        "reasons": decision.get("reasons"),
+        "error": decision.get("error"),
+        "changed_since": drift.get("changed_since"),
+        "faulty": sorted(drift.get("faulty", {})),
+        "drift": {k: today.get(k) for k in ("tested", "drifted", "faults", "share", "predictions")},
+        "live": summary.get("by_day", {}).get(first),
+        "candidate": candidate,
+    }
+
+
+def anew(city: City) -> dict[str, Any]:
+    """Train anew, up to the verdict; the candidate then waits."""
+    began = time.monotonic()
+    city.say("retrain", TASK)
+    city.say("join", TASK)
+    city.train()
+    city.say("register", TASK)
+    passed = city.say("gate", TASK, may_refuse=True)
+    verdict = files.read_json(city.folder / ".cityloop/gates" / f"{TASK}.json")
+    conditions = {c["name"]: c for c in verdict["conditions"]}
+    return {
+        "digest": verdict["candidate"],
+        "champion": verdict["champion"],
+        "passed": passed,
+        "test": verdict["test"],
+        "against_champion": conditions["champion"]["detail"],
+        "failed": [c["detail"] for c in verdict["conditions"] if not c["passed"]],
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def row(scenario: str, seed: int, told: list[dict[str, Any]]) -> list[str]:
+    """Of the table. Days are counted from when it happened, the first of them 1."""
+    event = EVENT if SCENARIOS[scenario] else len(told)
+    noticed = next(
+        (i - event + 1 for i, d in enumerate(told[event:], event) if d["decision"] in ("watch", "retrain")), None
+    )
+    since = [d["changed_since"] for d in told if d["changed_since"]]
+    retrained = [(i, d["candidate"]) for i, d in enumerate(told) if d["candidate"]]
+    wanted = scenario == "bridge"
+    false = sum(not (wanted and i >= event) for i, _ in retrained)
+    sensors = sorted({c.split("/")[0] for d in told[event:] for c in d["faulty"]}) if scenario == "broken" else []
+    right = [i for i, _ in retrained if i >= event]
+    first = next((made for i, made in retrained if i >= event), None) if wanted else None
+    return [
+        scenario, str(seed), str(len(told)),
+        *(("–", "–") if not SCENARIOS[scenario] else (
+            f"day {noticed}" if noticed else "no", since[0] if since else "never")),
+        f"day {right[0] - event + 1}" if wanted and right else "–" if not wanted else "no",
+        str(false),
+        f"{len(set(sensors) & set(CABINET))} of {len(CABINET)}, {len(set(sensors) - set(CABINET))} others" if sensors or scenario == "broken" else "–",
+        _short(first["against_champion"]) if first else "–",
+        ("passed, waits for review" if first["passed"] else "failed") if first else "–",
+    ]  # fmt: skip
+
+
+def _short(detail: str) -> str:
+    """The gate's sentence without what it asked for."""
+    return detail.partition(", asked")[0]
+
+
+HEAD = ("scenario", "seed", "days", "noticed", "changed since", "retraining began", "false retrainings", "told as faults",
+        "candidate against champion", "gate")  # fmt: skip
+
+
+def table(rows: list[list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(HEAD)} |"
+    yield "|---" * len(HEAD) + "|"
+    for cells in rows:
+        yield f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where the cities lie; a call goes on from there")
+    parser.add_argument("--scenario", choices=SCENARIOS, nargs="+", default=[*SCENARIOS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[7, 11, 23])
+    parser.add_argument("--days", type=int, default=30)
+    given = parser.parse_args()
+    rows, told = [], {}
+    for seed in given.seeds:
+        for scenario in given.scenario:
+            days = month(given.folder.absolute(), seed, scenario, given.days)
+            told[f"{scenario}-{seed}"] = days
+            rows.append(row(scenario, seed, days))
+            files.write_json(given.folder / "month.json", told)
+    print(f"`python benchmarks/month.py --days {given.days} --seeds {' '.join(map(str, given.seeds))}`\n")
+    print("\n".join(table(sorted(rows))))
+
+
+if __name__ == "__main__":
+    main()
