@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.core import files, log, params
 from pipelines.core.errors import UserError
-from pipelines.core.params import Params, Select, Source, Task
+from pipelines.core.params import Anew, Params, Select, Source, Task
 from pipelines.core.paths import Paths
 from pipelines.models import objectives
 from pipelines.models.evaluation import words
@@ -38,6 +38,10 @@ class Facts:
     ahead: dict[str, tuple[str, ...]]
     sources: dict[str, Source]
     until: dict[str, dt.datetime]
+    dates: tuple[dt.datetime, dt.datetime, dt.datetime]
+    """When training, validation and test begin."""
+    anew: Anew | None
+    """What it was trained anew from and on, if it was."""
     config: dict[str, Any]
     evaluation: dict[str, Any]
     finetune: dict[str, Any]
@@ -58,7 +62,7 @@ def run(key: str, *, root: Path = Path()) -> None:
 
 def gather(city: Params, name: str, paths: Paths) -> Facts:
     """Read what the stages before left behind."""
-    task = city.task(name)
+    task = city.trained(name)
     sources = list(dict.fromkeys([task.target.source, *(chosen.source for chosen in task.inputs)]))
     digest = bundle.verify(paths.task(name))
     plots = paths.plots("evaluate", name)
@@ -73,6 +77,8 @@ def gather(city: Params, name: str, paths: Paths) -> Facts:
         ahead=_kinds(city, [chosen for chosen in task.inputs if chosen.ahead]),
         sources={s: city.source(s) for s in sources},
         until={s: city.window_end(s) for s in sources},
+        dates=city.dates(name),
+        anew=city.retrain.get(name),
         config=_read(paths.task(name) / "config.json"),
         evaluation=_read(paths.metrics("evaluate", name)),
         finetune=_read(paths.metrics("finetune", name)),
@@ -118,7 +124,9 @@ def request(facts: Facts) -> dict[str, Any]:
         "metrics": _metrics(facts),
         "data_window": "; ".join(f"{s} {spec.start:%F}/{_day(facts.until[s])}" for s, spec in facts.sources.items()),
         "test_window": "{from}/{until}".format(**facts.evaluation["test"]),
-        "test_from": facts.sources[facts.task.target.source].test_from.isoformat(),
+        "test_from": facts.dates[2].isoformat(),
+        "training_window": f"{_day(facts.dates[0])}/{_day(facts.dates[1])}",
+        "retrained": facts.anew.plain() if facts.anew else None,
         "bundle_bytes": facts.bytes,
     }
 
@@ -244,10 +252,10 @@ def _data(facts: Facts) -> str:
             ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in _reasons(report)) or "–",
         ]
         rows.append(f"| {name} | {source.start:%F} | {_day(facts.until[name])} | {' | '.join(cells)} |")
-    target = facts.sources[facts.task.target.source]
+    start, validation, test = (_day(when) for when in facts.dates)
     return "\n".join(rows) + (
-        f"\n\nTrained on {target.start:%F} to {target.validation_from:%F}, chosen on the data up to "
-        f"{target.test_from:%F}, scored on what follows. Quarantined records took no part."
+        f"\n\nTrained on {start} to {validation}, chosen on the data up to {test}, scored on what follows. "
+        "Quarantined records took no part."
     )
 
 
@@ -262,7 +270,7 @@ def _limits(facts: Facts) -> Iterator[str]:
         yield from items.limits(facts.task, target, facts.evaluation)
         return
     yield f"An aid to the people of {facts.task.department}: it says what is likely, not what to do."
-    days = (target.validation_from - target.start).days
+    days = (facts.dates[1] - facts.dates[0]).days
     if days < 365:
         yield f"Trained on {days} days: it has not seen a whole year, so seasons and rare days are unknown to it."
     yield "Made for the sensors of its training data: one that came later is untested, and its answers say so."
@@ -291,6 +299,8 @@ def _making(facts: Facts) -> str:
     if train.init:
         replayed = f", {100 * train.replay:.3g} % of each batch from before" if train.replay else ""
         how = f"from bundle `{train.init[:12]}` (on what came after its training{replayed})"
+    if facts.anew:
+        how += ", anew and by dates of its own (retrain.yaml; the commit on `live` that set them says why),"
     return (
         f"{size} Fine-tuned {how}{f' in {steps:,} steps' if isinstance(steps, int) else ''}. To make it again, at the "
         f"commit named under Lineage:\n\n    dvc pull && dvc repro card@{facts.name} && cityloop register {facts.name}"

@@ -2,8 +2,8 @@
 
     .cityloop/cities/real_city/   a git clone on branch `live` with its own data, models, dvc.lock, registry, DVC cache
 
-Its tree is the checkout's as it stands, uncommitted edits included, with the city's params.yaml and window.yaml
-laid over it. That is committed, so what is made there names a commit that holds all it was made from.
+Its tree is the checkout's as it stands, uncommitted edits included, with the city's params.yaml, window.yaml and
+retrain.yaml laid over it. That is committed, so what is made there names a commit that holds all it was made from.
 """
 
 import os
@@ -14,8 +14,8 @@ from pipelines.core import files, log, params
 from pipelines.core.errors import UserError
 from pipelines.core.paths import Paths
 
-OWN = "dvc.lock"
-"""What a city's branch has and the checkout's has not."""
+OWN = {"dvc.lock", params.RETRAIN}
+"""Of which the checkout's is about another city."""
 
 
 def run(folder: Path, *, root: Path = Path()) -> Path:
@@ -60,13 +60,14 @@ def _clone(top: Path, place: Path) -> None:
 
 def _lay(top: Path, folder: Path, place: Path) -> None:
     """Make the tracked files of `place` those of the checkout at `top`; files with equal bytes are not touched."""
-    wanted = {f for f in _listed(top, "--cached", "--others", "--exclude-standard") if (top / f).is_file()} - {OWN}
-    for gone in set(_listed(place, "--cached")) - wanted - {OWN}:
+    wanted = {f for f in _listed(top, "--cached", "--others", "--exclude-standard") if (top / f).is_file()} - OWN
+    for gone in set(_listed(place, "--cached")) - wanted - OWN:
         (place / gone).unlink(missing_ok=True)
     sources = {f: top / f for f in wanted} | {f: folder / f for f in (params.PARAMS, params.WINDOW)}
     for file, source in sources.items():
         files.write_bytes(place / file, source.read_bytes())
         (place / file).chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+    params.complete(place, folder)
 
 
 def _listed(repo: Path, *which: str) -> list[str]:

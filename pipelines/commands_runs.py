@@ -3,10 +3,12 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pipelines.commands import as_json, command
+from pipelines.core.errors import UserError
 
 DAY_S = 86_400
 
@@ -106,6 +108,48 @@ def run(
     outcome.require()
 
 
+@command("cityloop retrain traffic_speed --live")
+@click.argument("task", required=False)
+@click.option(
+    "--validation-from", help="Where validation begins, ISO; default: as decided, or by the task's `monitor`."
+)
+@click.option("--test-from", help="Where the test begins.")
+@click.option("--start", help="Learn from nothing earlier: since the city changed, say.")
+@click.option("--init", metavar="DIGEST", help="Go on from this bundle of the store; default: what serves.")
+@click.option("--from-backbone", is_flag=True, help="Go on from no bundle.")
+@click.option("--clear", is_flag=True, help="Back to the dates of params.yaml.")
+@click.option("--live", is_flag=True, help="On branch `live`, as a commit, rather than in this folder.")
+@as_json
+def retrain(
+    root: Path, task: str | None, live: bool, clear: bool, plain: bool, from_backbone: bool, **given: Any
+) -> None:
+    """Have TASK trained anew, as `cityloop monitor` decided, or on dates given here: writes retrain.yaml.
+
+    Exit code 4 when the decision is another. The same again changes nothing. Without TASK: say which tasks are.
+    """
+    from pipelines import retrain as room
+
+    if task is None:
+        click.echo(json.dumps(room.listed(root), indent=None if plain else 2))
+        return
+    asked = room.Asked(**given, backbone=from_backbone)
+    if clear and asked != room.Asked():
+        raise UserError("--clear goes back to the dates of params.yaml; it takes no others")
+    told = room.Told(None, ("by hand",)) if clear else room.wanted(task, asked, root=root)
+    entry, commit = told.entry.plain() if told.entry else None, None
+    if live:
+        from pipelines.runs import retrain as of_live
+
+        head = f"Train {task} anew" if entry else f"{task} by the dates of params.yaml again"
+        commit, changed = of_live.commit(task, told.words, "\n".join([head, "", *told.reasons]), root=root)
+    else:
+        changed = room.write(task, told, root=root)
+    if plain:
+        click.echo(json.dumps({"task": task, "changed": changed, "entry": entry, "commit": commit}))
+    else:
+        click.echo(room.sentence(task, told, changed))
+
+
 @command("cityloop gc --days 30")
 @click.option("--days", type=click.FloatRange(min=0), default=30, show_default=True, help="Keep what is younger.")
 def gc(root: Path, days: float) -> None:
@@ -119,4 +163,4 @@ def gc(root: Path, days: float) -> None:
     click.echo(f"{len(removed.runs)} runs, {removed.files:,} files, {removed.bytes / 1e6:,.1f} MB removed")
 
 
-ALL = (deploy, begin, plan, run_stage, merge_run, run, gc)
+ALL = (deploy, begin, plan, run_stage, merge_run, run, retrain, gc)

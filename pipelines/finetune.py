@@ -13,14 +13,14 @@ from pipelines.release.store import Store
 
 
 def run(key: str, *, root: Path = Path()) -> None:
-    """Fine-tune `key` from its backbone, or from the bundle its `init` names.
+    """Fine-tune `key` from its backbone, or from the bundle that its `init`, or retrain.yaml, names.
 
     metrics/finetune/<key>.json tells, of a bundle gone on from, the errors before and after on its own training period
     (`old`: what was forgotten) and on validation (`new`), both with today's means, spreads and usual week.
     Raises UserError when backbone, bundle or joined data are missing or do not fit the task.
     """
     city, paths = params.load(root), Paths(root)
-    task = city.task(key)
+    task = city.trained(key)
     if task.modality != "series":
         return _pictures_or_messages(key, task, city.source(task.target.source), paths)
     with log.room("finetune", key) as told:
@@ -38,7 +38,7 @@ def run(key: str, *, root: Path = Path()) -> None:
         before = adapted.errors_by_period() if begin.start else {}
         keep = adapted.train(f"finetune {key}", paths)
         kept = earned.keep(adapted, prepare, f"finetune {key}, rehearsal")
-        contents, chosen = package.contents(adapted)
+        contents, chosen = package.contents(adapted, init)
         about = {
             "task": key,
             "department": task.department,

@@ -4,17 +4,14 @@ DVC cannot name a list of dependencies that differs from task to task. So this c
 of the modality, and its output stays byte-identical while nothing that the task uses changes: that stops the wave
 before training.
 
-An input on another step never looks into the future. A value of the input's step [t, t+s) is known at t+s, and the
-row that begins at u may use what is known by its own end, u+S. A coarser input holds its last known value, NaN if
-that was missing; a finer one is aggregated over the row by its kind's `aggregate`. Rows before the input begins
-or after it ends are NaN.
+An input on another step never looks into the future, see `core.aligned`.
 
 An input with `ahead` lies here like any other; that its later rows are shown to the model is the windows' matter.
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.core import files, grid, log, params
+from pipelines.core.aligned import Part, aligned
 from pipelines.core.errors import UserError
 from pipelines.core.params import Params, Select, Task
 from pipelines.core.paths import Paths
@@ -51,7 +49,7 @@ def run(key: str, *, root: Path = Path()) -> None:
             step=dt.timedelta(seconds=target.step_s),
             months=_months(target, parts),
             channels=channels,
-            splits=target.splits,
+            splits=_splits(city, key, target),
             edges=_edges(target, parts[0].channels),
             roles=roles,
             timezone=target.timezone,
@@ -59,17 +57,16 @@ def run(key: str, *, root: Path = Path()) -> None:
         told.update(steps=target.length, **{role: hi - lo for role, (lo, hi) in roles.items()})
 
 
-@dataclass(frozen=True)
-class Part:
-    """Some channels of one grid, in that grid's order; `aggregates` has one for each."""
-
-    series: grid.Series
-    columns: Array
-    aggregates: tuple[str, ...]
-
-    @property
-    def channels(self) -> pa.Table:
-        return self.series.channels.take(self.columns)
+def _splits(city: Params, key: str, target: grid.Series) -> dict[str, tuple[int, int]]:
+    """Row ranges: the source's, or by the dates of this task's retraining. Raises UserError when one is empty."""
+    if city.retrain.get(key) is None:
+        return target.splits
+    cuts = [*(min(target.row(when), target.length) for when in city.dates(key)), target.length]
+    splits = dict(zip(("train", "validation", "test"), itertools.pairwise(cuts), strict=True))
+    for name, (lo, hi) in splits.items():
+        if lo >= hi:
+            raise UserError(f"{params.RETRAIN}: {key}: no step of {city.task(key).target.source} is left for {name}")
+    return splits
 
 
 def _open(paths: Paths, city: Params, source: str) -> grid.Series:
@@ -136,54 +133,3 @@ def _months(target: grid.Series, parts: list[Part]) -> Iterator[tuple[str, Array
     for file, lo, hi in log.progress(target.chunks, "join", len(target.chunks), "months"):
         blocks = [aligned(part, target.start + lo * target.step, target.step, hi - lo) for part in parts]
         yield Path(file).stem, np.concatenate(blocks, axis=1)
-
-
-def aligned(part: Part, begin: np.datetime64, step: np.timedelta64, rows: int) -> Array:
-    """The values of `part` that are known by the end of each of `rows` steps from `begin` on, float32 [rows, K]."""
-    own, size, offset = (
-        int(span / np.timedelta64(1, "s")) for span in (part.series.step, step, begin - part.series.start)
-    )
-    if own >= size:
-        last = (offset + size * np.arange(1, rows + 1)) // own - 1  # the newest step that has ended
-        lo = int(last[0])
-        return part.series.read(lo, int(last[-1]) + 1, part.columns)[last - lo]
-    lo, hi = offset // own, (offset + size * rows) // own  # steps that end after `begin`, and by the last row's end
-    row = -(-((np.arange(lo, hi) + 1) * own - offset) // size) - 1
-    starts = np.searchsorted(row, np.arange(rows))
-    values = part.series.read(lo, hi, part.columns)
-    out = np.empty((rows, len(part.columns)), np.float32)
-    for how in sorted(set(part.aggregates)):
-        same = np.array([a == how for a in part.aggregates])
-        out[:, same] = AGGREGATES[how](values[:, same], starts)
-    return out
-
-
-def _mean(values: Array, starts: Array) -> Array:
-    seen = np.isfinite(values)
-    total = np.add.reduceat(np.where(seen, values, 0).astype(np.float64), starts, axis=0)
-    count = np.add.reduceat(seen.astype(np.int64), starts, axis=0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _sum(values: Array, starts: Array) -> Array:
-    seen = np.isfinite(values)
-    total = np.add.reduceat(np.where(seen, values, 0).astype(np.float64), starts, axis=0)
-    return np.where(np.logical_or.reduceat(seen, starts, axis=0), total, np.nan)
-
-
-def _last(values: Array, starts: Array) -> Array:
-    """The last value that is there in each run of rows."""
-    place = np.where(np.isfinite(values), np.arange(len(values))[:, None], -1)
-    last = np.maximum.reduceat(place, starts, axis=0)
-    found = np.take_along_axis(values, np.maximum(last, 0), axis=0)
-    return np.where(last >= starts[:, None], found, np.nan)
-
-
-AGGREGATES: dict[str, Callable[[Array, Array], Array]] = {
-    "mean": _mean,
-    "sum": _sum,
-    "max": lambda values, starts: np.fmax.reduceat(values, starts, axis=0),
-    "min": lambda values, starts: np.fmin.reduceat(values, starts, axis=0),
-    "last": _last,
-}
-"""How the finer steps of a row become one value: float [t, K] and the first of them for each row, to [rows, K]."""

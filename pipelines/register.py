@@ -285,11 +285,19 @@ def _tags(entry: Entry) -> dict[str, str]:
         "lineage": entry.lineage,
         "data_window": request["data_window"],
         "test_window": request["test_window"],
+        **_training(request),
         "params_hash": request["params_hash"],
         "department": request["department"],
         "objective": request["objective"],
         **keys.dag_run(),
     }
+
+
+def _training(request: dict[str, Any]) -> dict[str, str]:
+    """When it was learnt from, and of a task trained anew from which bundle (`backbone`: from none)."""
+    anew = request.get("retrained")
+    told = {"retrained_from": anew["init"] or "backbone"} if anew else {}
+    return {**({"training_window": request["training_window"]} if "training_window" in request else {}), **told}
 
 
 def description(card: str, entry: Entry, run_id: str, before: str = "") -> str:

@@ -30,7 +30,7 @@ def run(key: str, trials: int, metric: str, *, root: Path = Path()) -> str:
     metric: `loss`, or the objective's own on validation windows. Raises UserError for another one.
     """
     city, paths = params.load(root), Paths(root)
-    task = city.task(key)
+    task = city.trained(key)
     if task.modality != "series":
         raise UserError(f"tasks.{key}: tune searches settings of series tasks; this one is of {task.modality}")
     own = objectives.of(task)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipelines.core import files, params
 from pipelines.core.errors import UserError, nearest
+from pipelines.core.retraining import instant
 
 HEAD = "# Machine-written: where each source's window ends.\n"
 
@@ -24,8 +25,9 @@ def run(sources: tuple[str, ...], until: str, *, root: Path = Path()) -> None:
         end = ends[name] = _end(until, city.window.get(name, start))
         if end <= start:
             raise UserError(f"--until {until}: the window of {name} starts on {start:%Y-%m-%d}; give a later date")
-    lines = [f'{name}: "{_text(end)}"\n' for name, end in sorted(ends.items())]
+    lines = [f'{name}: "{instant(end)}"\n' for name, end in sorted(ends.items())]
     files.write_bytes(root / params.WINDOW, (HEAD + "".join(lines)).encode())
+    params.complete(root)
 
 
 def _end(until: str, before: dt.datetime) -> dt.datetime:
@@ -35,7 +37,3 @@ def _end(until: str, before: dt.datetime) -> dt.datetime:
         return before + params.parse_duration(until[1:]) if until.startswith("+") else params.parse_instant(until)
     except ValueError as error:
         raise UserError(f"--until: {error}") from None
-
-
-def _text(end: object) -> str:
-    return f"{end:%Y-%m-%d}" if f"{end:%H:%M:%S}" == "00:00:00" else f"{end:%Y-%m-%dT%H:%M:%SZ}"

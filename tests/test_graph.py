@@ -48,6 +48,8 @@ def test_every_block_has_the_keys_that_the_graph_names(folder: Path) -> None:
                 if not node:
                     missing.append(f"{group}.{key}.{field}")
     assert missing == []
+    # … and retrain.yaml, which has no blocks, every task.
+    assert list(yaml.safe_load((folder / "retrain.yaml").read_text())) == sorted(params["tasks"])
 
 
 def test_after_the_loop_nothing_is_left_to_do(looped: Workspace) -> None:
@@ -60,6 +62,12 @@ def test_a_learning_rate_concerns_its_task_alone(kept: Workspace) -> None:
     params["tasks"]["traffic_speed"]["finetune"]["learning_rate"] = 0.0005
     kept.put_params(params)
     assert kept.stale() == {"finetune@traffic_speed", "card@traffic_speed"}
+
+
+def test_a_retraining_concerns_its_task_alone(kept: Workspace) -> None:
+    dates = ("--validation-from", "2025-04-04", "--test-from", "2025-04-05")
+    kept.run("python", "-m", "pipelines", "retrain", "traffic_speed", *dates, "--from-backbone")
+    assert kept.stale() == {"join@traffic_speed", "finetune@traffic_speed", "card@traffic_speed"}
 
 
 def test_a_contract_concerns_validation_and_the_cards_that_quote_it(kept: Workspace) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from small_city import START, city, hourly, kind, put, source, tree, window
 
 from pipelines import features, join
@@ -184,3 +185,37 @@ def test_what_cannot_be_joined_is_one_line_and_nothing_is_written(
         build(tmp_path, "x", "y")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "data/joined").exists()
+
+
+def anew(root: Path, **dates: str) -> None:
+    (root / "retrain.yaml").write_text(yaml.safe_dump({"t": dates}))
+
+
+def test_a_retraining_has_dates_and_scalers_of_its_own(tmp_path: Path) -> None:
+    city(tmp_path, {"x": source()}, until="2025-03-01", **task([]))
+    put(tmp_path, "x", [*hourly("2025-01-20", "2025-02-22"), *hourly("2025-02-22", "2025-03-01", add=1000.0)])
+    before = build(tmp_path, "x")
+    values, usual = before.read(), before.scalers[0, 0]
+    anew(tmp_path, start="2025-02-22", validation_from="2025-02-24T12:00:00Z", test_from="2025-02-26")
+    after = build(tmp_path)
+    assert {k: tuple(str(after.when(row))[:13] for row in v) for k, v in after.splits.items()} == {
+        "train": ("2025-02-22 00", "2025-02-24 12"),
+        "validation": ("2025-02-24 12", "2025-02-26 00"),
+        "test": ("2025-02-26 00", "2025-03-01 00"),
+    }
+    np.testing.assert_array_equal(after.read(), values, "what lies before is still there, as context")
+    lo, hi = after.splits["train"]
+    np.testing.assert_allclose(after.scalers[0, 0], after.read(lo, hi).mean(), rtol=1e-6)
+    assert after.scalers[0, 0] > 1000 > usual
+    anew(tmp_path, validation_from="2025-02-24", test_from="2025-02-26")
+    assert build(tmp_path).splits["train"][0] == 0, "without a start of its own it is the source's"
+
+
+def test_a_retraining_whose_days_are_not_there_yet_is_one_line(tmp_path: Path) -> None:
+    city(tmp_path, {"x": source()}, until="2025-02-22", **task([]))
+    put(tmp_path, "x", hourly("2025-01-20", "2025-02-22"))
+    features.run("x", root=tmp_path)
+    window(tmp_path, x="2025-03-01")  # the window has moved, its data are still to come
+    anew(tmp_path, validation_from="2025-02-22", test_from="2025-02-26")
+    with pytest.raises(UserError, match=r"retrain\.yaml: t: no step of x is left for validation"):
+        join.run("t", root=tmp_path)

@@ -37,7 +37,7 @@ RUN apt-get update \
  && install -d -o cityloop -g cityloop /var/lib/cityloop /var/lib/store /var/lib/city
 COPY --from=build /opt/cityloop /opt/cityloop
 # The city as it is where the image is built. A checkout of `live` mounted elsewhere, and CITYLOOP_ROOT, override it.
-COPY params.yaml window.yaml dvc.yaml /opt/city/
+COPY params.yaml window.yaml retrain.yaml dvc.yaml /opt/city/
 ENV PATH=/opt/cityloop/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     MLFLOW_DISABLE_TELEMETRY=true DVC_NO_ANALYTICS=true \
     CITYLOOP_ROOT=/opt/city CITYLOOP_STATE=/var/lib/cityloop

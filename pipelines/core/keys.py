@@ -27,7 +27,7 @@ def commit(root: Path) -> tuple[str, bool]:
     head = git("rev-parse", "HEAD")
     # dvc.lock, metrics and cards are what a run makes; they do not make the code dirty.
     return head, not head or bool(
-        git("status", "--porcelain", "--", "pipelines", "params.yaml", "window.yaml", "dvc.yaml")
+        git("status", "--porcelain", "--", "pipelines", "params.yaml", "window.yaml", "retrain.yaml", "dvc.yaml")
     )
 
 

@@ -4,7 +4,6 @@ By time: as the source's dates say, but a near-duplicate of something before a c
 whole groups of near-duplicates go by lot; the lot hangs on the group alone, so that what is added later moves nothing.
 """
 
-import datetime as dt
 import hashlib
 import os
 from collections import Counter
@@ -22,7 +21,7 @@ from pipelines.core.params import Params, Source
 from pipelines.core.paths import Paths
 from pipelines.core.records import day_files, days, read_day
 from pipelines.core.scratch import scratch
-from pipelines.items import store
+from pipelines.items import splits, store
 from pipelines.items.profile import said
 
 Array = np.ndarray[Any, Any]
@@ -41,7 +40,10 @@ def run(source: str, city: Params, root: Path) -> None:
         rows = [row for table in tables for row in table.to_pylist() if spec.start <= row["time"] < end]
         if not rows:
             raise UserError(f"{folder}: no validated data in the window; run `cityloop validate {source}`")
-        split, parted = (by_group if spec.features.split == "group" else by_time)(spec, rows)
+        if spec.features.split == "group":
+            split, parted = by_group(spec, rows)
+        else:
+            split, parted = splits.by_time((spec.validation_from, spec.test_from), rows)
         if not (split == "train").any():
             raise UserError(
                 f"{params.PARAMS}: sources.{source}.validation_from: no item between start {spec.start:%Y-%m-%d} and "
@@ -63,23 +65,8 @@ def run(source: str, city: Params, root: Path) -> None:
         told.update(items=len(rows), **Counter(row["split"] for row in rows), left_out_as_copies=parted)
 
 
-def by_time(source: Source, rows: Rows) -> tuple[Array, int]:
-    """The split of each row, '' for one left out, and how many are: copies of something before a cut."""
-    cuts = (source.validation_from, source.test_from)
-
-    def part(time: dt.datetime) -> int:
-        return sum(time >= cut for cut in cuts)
-
-    began: dict[int, int] = {}
-    for row in rows:
-        began[row["group"]] = min(part(row["time"]), began.get(row["group"], 2))
-    parts = [(part(row["time"]), began[row["group"]]) for row in rows]
-    split = np.array([store.SPLITS[now] if now == first else "" for now, first in parts])
-    return split, int((split == "").sum())
-
-
 def by_group(source: Source, rows: Rows) -> tuple[Array, int]:
-    """As `by_time`; nothing is left out.
+    """As `splits.by_time`; nothing is left out.
 
     A group's place between 0 and 1 is the hash of seed and group: below `test` it is test, in the next `validation` of
     the way validation. Shares hold but for chance, and a class of three groups or more has at least one in each. What

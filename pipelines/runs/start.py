@@ -11,7 +11,8 @@ import yaml
 
 from pipelines.core import keys, log
 from pipelines.core.errors import UserError
-from pipelines.core.params import WINDOW
+from pipelines.core.params import PARAMS, RETRAIN, WINDOW
+from pipelines.core.retraining import completed
 from pipelines.runs import dvc, lock, refs, workspace
 from pipelines.runs.git import Repository
 from pipelines.runs.graph import State
@@ -34,8 +35,9 @@ class Planned:
 def deploy(source: str = "main", *, root: Path = Path()) -> str:
     """Bring branch or commit `source` to `live`, and give live's head; made from HEAD when there is none yet.
 
-    `live` has nothing of its own but dvc.lock and window.yaml, so its tree becomes that of `source` with those two:
-    there is nothing to conflict. Windows of new sources come along, those of removed ones go.
+    `live` has nothing of its own but dvc.lock, window.yaml and retrain.yaml, so its tree becomes that of `source` with
+    those three: there is nothing to conflict. Windows of new sources come along, those of removed ones go; so do
+    retrainings of removed tasks, and new tasks have none.
     """
     home = Home.of(root)
     for _ in range(TRIES):
@@ -57,24 +59,39 @@ def deploy(source: str = "main", *, root: Path = Path()) -> str:
 
 
 def _first(home: Home, repository: Repository, head: str) -> str:
-    """HEAD itself; with the dvc.lock that lies in the checkout, if it is not in HEAD: its data is in the cache."""
+    """HEAD itself; with the dvc.lock that lies in the checkout, if it is not in HEAD: its data is in the cache.
+
+    Where retrain.yaml lacks a task that HEAD has, with that too: DVC stops at a key that is not there.
+    """
+    changed: dict[str, str | None] = {}
     found = home.root / lock.FILE
-    if not home.local or not found.is_file() or repository.read(head, lock.FILE) is not None:
+    if home.local and found.is_file() and repository.read(head, lock.FILE) is None:
+        lock.split(found.read_text())
+        changed[lock.FILE] = found.read_text()
+    anew = retrainings(repository, head, head)
+    if anew != repository.read(head, RETRAIN):
+        changed[RETRAIN] = anew
+    if not changed:
         return head
-    lock.split(found.read_text())
-    return repository.commit(
-        "live: with the checkout's dvc.lock", {lock.FILE: found.read_text()}, tree=head, parents=[head]
-    )
+    return repository.commit(f"live: with {' and '.join(sorted(changed))}", changed, tree=head, parents=[head])
 
 
 def _onto(repository: Repository, live: str, wanted: str, source: str) -> str:
-    own = {lock.FILE: repository.read(live, lock.FILE)}
+    own = {lock.FILE: repository.read(live, lock.FILE), RETRAIN: retrainings(repository, live, wanted)}
     theirs, mine = windows(repository, wanted), windows(repository, live)
     ends = {name: mine.get(name, end) for name, end in theirs.items()}
     own[WINDOW] = repository.read(live, WINDOW) if ends == mine else written(ends)
     commit = repository.commit(f"Deploy {source} ({wanted[:10]})", own, tree=wanted, parents=[live, wanted])
     same = repository("rev-parse", f"{commit}^{{tree}}") == repository("rev-parse", f"{live}^{{tree}}")
     return live if same else commit
+
+
+def retrainings(repository: Repository, commit: str, tasks: str) -> str:
+    """retrain.yaml as `commit` has it, for the tasks that the commit `tasks` has."""
+    found, wanted = (
+        yaml.safe_load(repository.read(*where) or "") or {} for where in ((commit, RETRAIN), (tasks, PARAMS))
+    )
+    return completed(found, wanted.get("tasks") or {})
 
 
 def windows(repository: Repository, commit: str) -> dict[str, str]:
@@ -103,7 +120,7 @@ def begin(run: str | None = None, until: str | None = None, sources: Sequence[st
             if base in heads:
                 return run
             live = heads.get(LIVE) or deploy(root=root)
-            _refuse_edits(home)
+            refuse_edits(home)
             _tell_undeployed(home, live)
             commit, described = _base(home, repository, run, live, until, sources)
             if home.push(repository, {base: commit, graph: described}, {}):
@@ -120,8 +137,8 @@ def _base(
     place = repository.folder
     changed = {}
     if until:
-        _move_windows(home, place, until, sources)
-        changed[WINDOW] = (place / WINDOW).read_text()
+        by_its_own(home, place, "window", "--until", until, *sources)
+        changed = {name: (place / name).read_text() for name in (WINDOW, RETRAIN) if (place / name).is_file()}
     message = f"Run {run}" + (f": until {until}" if until else "") + trailer()
     base = repository.commit(message, changed, tree=live, parents=[live])
     dvc.configure(place, home)
@@ -146,17 +163,20 @@ def trailer() -> str:
     return "".join(f"\n\nDag-Run: {name}" for name in keys.dag_run().values())
 
 
-def _move_windows(home: Home, place: Path, until: str, sources: Sequence[str]) -> None:
-    """By the commit's own command, which knows its own parameters."""
-    command = ["python", "-m", "pipelines", "window", "--until", until, *sources]
+def by_its_own(home: Home, place: Path, *words: str) -> None:
+    """`cityloop WORDS` in the workspace `place`: the commit's own command, which knows its own parameters.
+
+    Raises UserError with what it says.
+    """
     environ = workspace.environment(home)
     workspace.checks_code(place, environ)
+    command = ["python", "-m", "pipelines", *words]
     done = subprocess.run(command, cwd=place, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError((done.stderr.strip().splitlines() or [str(command)])[-1].removeprefix("error: "))
 
 
-def _refuse_edits(home: Home) -> None:
+def refuse_edits(home: Home) -> None:
     """Where people have `live` checked out, their files come along when it moves; that cannot be with edits in them."""
     if not home.local:
         return

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.core.retraining import completed
 from pipelines.runs.git import LOCAL
 
 CODE = Path(__file__).parents[2]
@@ -21,6 +22,7 @@ FILES = {
     "params.yaml": "sources: {a: {factor: 1}, b: {factor: 2}}\ntasks:\n"
     + "".join(f"  {t}: {{power: 1, source: {'a' if n % 2 else 'b'}}}\n" for n, t in enumerate(TASKS, 1)),
     "window.yaml": 'a: "2025-01-03"\nb: "2025-01-03"\n',
+    "retrain.yaml": completed({}, TASKS),
     "pipelines/__init__.py": "",
     "pipelines/tool.py": "SCALE = 1\n",
     "pipelines/__main__.py": '''
@@ -51,6 +53,12 @@ if what == "window":
     for source in rest[1:] or window:
         window[source] = rest[0]
     put("window.yaml", "".join(f'{k}: "{v}"\\n' for k, v in sorted(window.items())))
+    sys.exit()
+if what == "retrain":
+    names = [word.strip("-").replace("-", "_") for word in rest[::2]]
+    entry = None if rest == ["--clear"] else dict(zip(names, rest[1::2]))
+    anew = yaml.safe_load(open("retrain.yaml")) | {key: entry}
+    put("retrain.yaml", yaml.safe_dump(anew, default_flow_style=None))
     sys.exit()
 with open(state / "ran.txt", "a") as file:
     print(name, file=file)
@@ -97,7 +105,7 @@ stages:
     do:
       cmd: python -m pipelines join ${key}
       deps: [data/feat]
-      params: ["tasks.${key}.source"]
+      params: ["tasks.${key}.source", {retrain.yaml: ["${key}"]}]
       outs: ["data/joined/${key}.txt"]
   fit:
     foreach: ${tasks}
