@@ -3,7 +3,11 @@
 import datetime as dt
 import json
 import logging
+import multiprocessing
+import os
 import shutil
+import signal
+import zoneinfo
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import toy_city
+import yaml
 from small_city import Row, put, tree
 
 from pipelines import features, monitor, predict
@@ -24,6 +29,7 @@ from pipelines.release.objects import Folder
 from pipelines.release.predictions import Answered, Log
 from pipelines.release.predictor import Predictor
 from pipelines.release.store import Pointer, Store
+from pipelines.watch import scoring
 
 Array = np.ndarray[Any, Any]
 UNTILS = ("2025-02-21T06:00:00Z", "2025-02-22T06:00:00Z", "2025-02-22T12:00:00Z", "2025-02-23T06:00:00Z")
@@ -168,6 +174,14 @@ def test_alarms_are_held_against_labels_at_the_settled_steps(root: Path) -> None
     assert told["model"]["recall"] == pytest.approx(hit / sum(leak))
     assert told["model"]["alarm_rate"] == pytest.approx(sum(alarm) / len(rows))
     assert told["rows"] == told["scored"] + told["unsettled"] + told["unanswered"] + told["missing"]
+    # The rival raises as many alarms, about the readings farthest from what is usual; bins are 9 % wide.
+    predictor = served(root, "leaks")
+    std = dict(zip([c["sensor"] for c in predictor.channels], predictor.tables["std"], strict=True))
+    away = [abs(read[(r["time"], r["sensor"], "a")] - usual(predictor, r)) / std[r["sensor"]] for r in rows]
+    order = np.argsort(away)[::-1][: sum(alarm)]
+    assert told["profile"]["precision"] == pytest.approx(np.mean(np.array(leak)[order]), abs=0.1)
+    assert told["profile"]["alarm_rate"] == pytest.approx(sum(alarm) / len(rows))
+    assert told["profile"]["recall"] == pytest.approx(told["profile"]["precision"] * sum(alarm) / sum(leak))
 
 
 def arrive(root: Path, keep: Any = None, change: Any = None) -> None:
@@ -218,7 +232,7 @@ def test_again_changes_no_byte_and_scores_nothing(
     monitor.run("ahead", root=answered)
     before = tree(live(answered))
     assert {"summary.json", "live.png", "date=2025-02-21.json"} < set(before)
-    monkeypatch.setattr(monitor, "_of_file", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(scoring, "_of_file", lambda *_: pytest.fail("read again"))
     caplog.clear()
     with caplog.at_level(logging.INFO, "cityloop"):
         monitor.run("ahead", root=answered)
@@ -233,7 +247,7 @@ def test_a_kill_between_two_days_leaves_whole_files_and_the_next_call_the_same_b
 ) -> None:
     monitor.run("ahead", root=answered)
     whole, real = tree(live(answered)), Folder.put
-    for stop in range(5):
+    for stop in range(len(whole)):
         shutil.rmtree(live(answered))
         written: list[Path] = []
 
@@ -251,9 +265,44 @@ def test_a_kill_between_two_days_leaves_whole_files_and_the_next_call_the_same_b
             with pytest.raises(KeyboardInterrupt):
                 monitor.run("ahead", root=answered)
         for path in written:
-            assert tree(live(answered))[path.name] == whole[path.name]
+            name = path.relative_to(live(answered)).as_posix()
+            assert tree(live(answered))[name] == whole[name]
         monitor.run("ahead", root=answered)
         assert tree(live(answered)) == whole
+
+
+def _killed_before(number: int, state: str, root: Path) -> None:
+    """In a process of its own: SIGKILL before its file `number` is there whole."""
+    os.environ["CITYLOOP_STATE"], real, made = state, os.replace, []
+
+    def replace(*paths: Any) -> None:
+        if len(made) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        made.append(real(*paths))
+
+    os.replace = replace  # type: ignore[assignment]
+    monitor.run("ahead", root=root)
+
+
+def test_each_answer_counts_once_though_processes_are_killed(answered: Path) -> None:
+    """One after the other, each a file or two further; and what they leave is what one call without a kill leaves."""
+    context, rows = multiprocessing.get_context("forkserver"), len(logged(answered, "ahead"))
+    context.set_forkserver_preload(["test_monitor"])
+    killed = 0
+    for number in (0, 1, 2, 3, 3, 1, 0):
+        state = str(Paths(answered).state)
+        process = context.Process(target=_killed_before, args=(number, state, answered))
+        process.start()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        killed += process.exitcode != 0
+    assert killed >= 4
+    told = monitor.run("ahead", root=answered)
+    assert only(told)["rows"] == rows == sum(only(told)[k] for k in ("scored", "missing", "waiting", "unanswered"))
+    after = tree(live(answered))
+    shutil.rmtree(live(answered))
+    monitor.run("ahead", root=answered)
+    assert after == tree(live(answered))
 
 
 def test_what_cannot_be_read_or_is_of_nobody_is_named_and_the_rest_scored(
@@ -276,44 +325,167 @@ def test_what_cannot_be_read_or_is_of_nobody_is_named_and_the_rest_scored(
     assert monitor.run("ahead", root=answered)["join"]["rows"] == 72
 
 
-def twin(root: Path, place: Path, task: str = "ahead") -> str:
-    """A candidate in the store, and as its pointer's shadow: the champion by another name."""
+def twin(root: Path, place: Path, task: str = "ahead", **config: Any) -> str:
+    """A candidate in the store, and as its pointer's shadow: the champion by another name, but for its `config`."""
     store = Store.of(Paths(root))
     pointer = store.pointer(task)
     assert pointer is not None
     folder = store.fetch(task, pointer.stable or "")
     contents = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     del contents[bundle.MANIFEST]
-    contents["config.json"] = files.to_json({**json.loads(contents["config.json"]), "question": "another?"})
-    bundle.write(place, contents)
+    told = {**json.loads(contents["config.json"]), "question": "another?", **config}
+    bundle.write(place, {**contents, "config.json": files.to_json(told)})
     digest = store.put(task, place)
     store.point(Pointer(task, 2, pointer.stable, digest, 1.0, True))
     return digest
 
 
-def test_champion_and_shadow_stand_side_by_side_on_the_days_both_answered(root: Path, tmp_path: Path) -> None:
+def test_champion_and_shadow_stand_side_by_side_over_what_both_answered(root: Path, tmp_path: Path) -> None:
     champion, store = served(root, "ahead"), Store.of(Paths(root))
     digest = twin(root, tmp_path / "twin")
     shadow = Predictor.load(store.fetch("ahead", digest), threads=1)
     series = Series.open(root / "data/joined/ahead")
-    log = Log(store.objects, "server-1")
+    log, both = Log(store.objects, "server-1"), (UNTILS[1], UNTILS[3])
     for until in UNTILS:
         issued = np.datetime64(until.removesuffix("Z"), "us")
         first = predict.answered("ahead", champion, series, issued)
         log.add(first._replace(role="stable"))
-        if until != UNTILS[0]:
+        if until in both:
             log.add(Answered("ahead", shadow, "shadow", first.request_id, issued, first.first, first.answer + 1))
     assert log.close()
     files.write_json(Paths(root).metrics("evaluate", "ahead"), {"model": {"mae": 2.5}, "ridge": {"mae": 2.0}})
     told = monitor.run("ahead", root=root)
-    side = told["side_by_side"]
-    assert side["days"] == ["2025-02-22", "2025-02-23"]
-    assert side["champion"]["rows"] == side["candidate"]["rows"] == 72
-    assert side["candidate"]["model"]["mae"] != side["champion"]["model"]["mae"]
+    side, read = told["side_by_side"], readings(root)
+    assert (side["days"], side["requests"]) == (["2025-02-22", "2025-02-23"], 2)
+    assert side["champion"]["rows"] == side["candidate"]["rows"] == 48
+    for name, role in (("champion", "stable"), ("candidate", "shadow")):
+        rows = [r for r in logged(root, "ahead") if r["role"] == role and f"{r['issued']:%FT%TZ}" in both]
+        error = [abs(read[k] - r["q0.5"]) for r in rows if (k := (r["time"], r["sensor"], r["kind"])) in read]
+        assert side[name]["model"]["mae"] == pytest.approx(np.mean(error), rel=1e-6)
     assert side["candidate"]["profile"] == side["champion"]["profile"]
     assert told["releases"][champion.digest]["stable"]["rows"] == 96
     assert (told["champion"], told["candidate"]) == (champion.digest, digest)
     assert told["frozen_test"] == {"digest": None, "model": {"mae": 2.5}}
+
+
+def test_a_canary_that_answers_other_requests_stands_beside_the_champion_by_day(root: Path, tmp_path: Path) -> None:
+    champion, store = served(root, "ahead"), Store.of(Paths(root))
+    canary = Predictor.load(store.fetch("ahead", twin(root, tmp_path / "twin")), threads=1)
+    series, log = Series.open(root / "data/joined/ahead"), Log(store.objects, "server-1")
+    for until, predictor, role in zip(
+        UNTILS[:3], (champion, champion, canary), ("stable", "stable", "canary"), strict=True
+    ):
+        log.add(predict.answered("ahead", predictor, series, np.datetime64(until[:-1], "us"))._replace(role=role))
+    assert log.close()
+    side = monitor.run("ahead", root=root)["side_by_side"]
+    assert (side["days"], side["requests"]) == (["2025-02-22"], None)
+    assert (side["champion"]["rows"], side["candidate"]["rows"]) == (24, 24)
+
+
+def test_districts_hours_and_regimes_are_those_of_the_city_itself(root: Path, tmp_path: Path) -> None:
+    """Twelve hours of a Friday, six of a Saturday; s1 in a district of its own, and s4 in none."""
+    config = served(root, "ahead").config
+    of = {"s1": "north", "s2": "south", "s3": "south", "s4": None}
+    channels = [{**c, "district": of.get(c["sensor"])} for c in config["channels"]]
+    digest, store = twin(root, tmp_path / "twin", channels=channels), Store.of(Paths(root))
+    store.point(Pointer("ahead", 3, digest))
+    for until in ("2025-02-21T04:00:00Z", "2025-02-21T14:00:00Z", "2025-02-21T23:00:00Z"):
+        predict.run("ahead", until, root=root)
+    found, read, rows = only(monitor.run("ahead", root=root)), readings(root), logged(root, "ahead")
+    zone = zoneinfo.ZoneInfo("Europe/Amsterdam")
+
+    def mae(wanted: Any) -> float:
+        near = [(r, read.get((r["time"], r["sensor"], r["kind"]))) for r in rows]
+        return float(np.mean([abs(t - r["q0.5"]) for r, t in near if t is not None and wanted(r)]))
+
+    def hour(row: dict[str, Any]) -> int:
+        return int(row["time"].astimezone(zone).hour)
+
+    def off(row: dict[str, Any]) -> bool:
+        return bool(row["time"].astimezone(zone).weekday() >= 5)
+
+    rush = lambda r: not off(r) and hour(r) in (7, 8, 16, 17, 18)  # noqa: E731
+    expected = {"rush_hour": rush, "night": lambda r: hour(r) < 6, "weekend_holiday": off}
+    assert {k: v["model"]["mae"] for k, v in found["by_regime"].items()} == pytest.approx(
+        {name: mae(wanted) for name, wanted in expected.items()}, rel=1e-6
+    )
+    assert {k: v["model"]["mae"] for k, v in found["by_district"].items()} == pytest.approx(
+        {name: mae(lambda r, name=name: of[r["sensor"]] == name) for name in ("north", "south")}, rel=1e-6
+    )
+    assert {int(k): v["model"]["mae"] for k, v in found["by_hour"].items()} == pytest.approx(
+        {h: mae(lambda r, h=h: hour(r) == h) for h in sorted({hour(r) for r in rows})}, rel=1e-6
+    )
+    assert list(found["by_hour"])[-2:] == ["19", "20"]
+    for part in ("hour", "step", "kind", "day"):
+        assert sum(v["scored"] for v in found[f"by_{part}"].values()) == found["scored"]
+
+
+def test_truth_in_another_unit_is_named_and_the_rest_scored(answered: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = monitor.run("ahead", root=answered)
+    path = answered / "data/features/series/x/channels.parquet"
+    channels = pq.read_table(path)
+    units = [
+        "mph" if s == "s2" else u for s, u in zip(*(channels[k].to_pylist() for k in ("sensor", "unit")), strict=True)
+    ]
+    files.write_table(path, channels.set_column(channels.column_names.index("unit"), "unit", [units]))
+    told = monitor.run("ahead", root=answered)
+    found, (digest,) = only(told), told["releases"]
+    assert (found["rows"], found["other_unit"]) == (96, 24)
+    assert found["scored"] + found["missing"] == 72
+    assert told["join"]["units"] == {digest: {"s2/a": ["u", "mph"]}}
+    assert sum(counts["other_unit"] for counts in told["join"]["distrusted"].values()) == 24
+    assert any("whose units are not its own: s2/a: mph, was u" in line for line in caplog.messages)
+    read = readings(answered)
+    rows = [r for r in logged(answered, "ahead") if r["sensor"] != "s2"]
+    error = [abs(read[k] - r["q0.5"]) for r in rows if (k := (r["time"], r["sensor"], r["kind"])) in read]
+    assert found["model"]["mae"] == pytest.approx(np.mean(error), rel=1e-6)
+    files.write_table(path, channels)
+    assert monitor.run("ahead", root=answered) == before
+
+
+def real_city(root: Path) -> None:
+    """Its readings come from files, and its clock is that of its servers."""
+    told = yaml.safe_load((root / "params.yaml").read_text())
+    told["sources"]["x"]["read"] = {"connector": "files", "path": "a.csv", "time": "time", "value": "value"}
+    (root / "params.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
+
+
+def test_answers_of_a_wrong_clock_are_named_and_the_rest_scored(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    real_city(root)
+    champion, store = served(root, "ahead"), Store.of(Paths(root))
+    good = predict.answered(
+        "ahead", champion, Series.open(root / "data/joined/ahead"), np.datetime64(UNTILS[1][:-1], "us")
+    )
+    hours = np.timedelta64(1, "h")
+    wrong = {  # six hours were asked, and readings may be a day old
+        "off_grid": good._replace(first=good.first + np.timedelta64(7, "m")),
+        "future": good._replace(issued=good.issued - 2 * hours),
+        "hindsight": good._replace(issued=good.issued + 30 * hours + np.timedelta64(1, "s")),
+    }
+    for name, one in {"right": good, "slow": good._replace(issued=good.issued + 30 * hours), **wrong}.items():
+        log = Log(store.objects, f"server-{name}")
+        log.add(one._replace(role="stable", request_id=name))
+        assert log.close()
+    told = monitor.run("ahead", root=root)
+    found = told["releases"][champion.digest]["stable"]
+    assert {name: found[name] for name in ("rows", *wrong)} == {"rows": 5 * 24, **dict.fromkeys(wrong, 24)}
+    assert found["scored"] + found["missing"] == 48
+    named = {key.split("/server-")[1].split("-")[0]: counts for key, counts in told["join"]["distrusted"].items()}
+    assert named == {name: {name: 24} for name in wrong}
+    assert any("server-future" in line and "are not scored: future 24" in line for line in caplog.messages)
+    assert monitor.run("ahead", root=root) == told
+
+
+def test_a_simulated_city_has_a_clock_of_its_own(root: Path) -> None:
+    champion, store = served(root, "ahead"), Store.of(Paths(root))
+    good = predict.answered(
+        "ahead", champion, Series.open(root / "data/joined/ahead"), np.datetime64(UNTILS[1][:-1], "us")
+    )
+    log = Log(store.objects, "server-1")
+    log.add(good._replace(role="stable", issued=good.issued + np.timedelta64(400, "D")))
+    assert log.close()
+    found = monitor.run("ahead", root=root)["releases"][champion.digest]["stable"]
+    assert found["hindsight"] == 0 < found["scored"]
 
 
 def test_a_day_whose_log_is_gone_keeps_what_was_scored(answered: Path) -> None:

@@ -1,150 +1,24 @@
-"""Answers that were given, and the truth that came: sums by group, which any files and days add up to, and figures.
+"""Answers that were given, and the truth that came: sums by group, which any files and days add up to.
 
-The figures are those of the frozen test (`objectives.forecast.score` and its siblings), of the same names.
+What answer or truth cannot be trusted in is counted by reason (`sums.QUARANTINED`) and not scored.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.core import calendar, metrics
-from pipelines.core.grid import Series
-from pipelines.core.windows import Spec
-from pipelines.models import objectives
-from pipelines.models.objectives.forecast import LEVELS
+from pipelines.models.evaluation import regimes, sums
+from pipelines.models.evaluation.logged import Release, Rows, Truth, pairs, placed
+from pipelines.models.evaluation.sums import COUNTS, Sum
 
 Array = np.ndarray[Any, Any]
-Key = tuple[str, str, int]
-"""Role, kind and step of a group."""
-COUNTS = ("rows", "waiting", "missing", "unanswered", "unsettled", "scored")
-"""What became of each row; the later five add up to the first. waiting: its step has not ended. missing: it has, and
-nothing was read. unanswered: the answer itself is missing. unsettled: of an anomaly, before the window's last patch."""
-RIVALS = ("last_value", "profile")
-BINS = 15
-HASHED = 256
-"""Rows of the grid that are hashed at once."""
-
-
-class Sum(NamedTuple):
-    """A sum over points: `weight` [P] (None: 1 each) into `cell` [P] of `size` (None: there is one cell)."""
-
-    size: int
-    cell: Array | None = None
-    weight: Array | None = None
-
-
-class Words(NamedTuple):
-    """A column of few different words: which of `words` each row has, int [P]."""
-
-    codes: Array
-    words: list[str]
-
-
-class Rows(NamedTuple):
-    """Logged answers by one release."""
-
-    role: Words
-    sensor: Words
-    kind: Words
-    time: Array
-    """When the step begins, UTC datetime64[us] [P]."""
-    step: Array
-    """1 for the first asked."""
-    answer: dict[str, Array]
-    """The other columns, float64 or bool [P]; `class` as the number of the class."""
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What was read of the channels `columns` (ascending) in steps that have ended by row `end` of the grid."""
-
-    series: Series
-    columns: Array
-    end: int
-
-    @cached_property
-    def names(self) -> list[tuple[str, str]]:
-        found = self.series.channels.take(self.columns)
-        return list(zip(found["sensor"].to_pylist(), found["kind"].to_pylist(), strict=True))
-
-    @cached_property
-    def _where(self) -> dict[tuple[str, str], int]:
-        return {name: i for i, name in enumerate(self.names)}
-
-    def place(self, sensor: Words, kind: Words, label: str | None = None) -> Array:
-        """Which of the columns tells the truth about each row, int [P]; −1: none. label: the kind that does."""
-        return placed(sensor, kind, {(s, k): self._where.get((s, label or k), -1) for s, k in pairs(sensor, kind)})
-
-    def sha256(self, spans: Iterable[tuple[str, str]]) -> str:
-        """Of all that was read from one moment to another, of each of the spans. A channel that is silent adds nothing:
-        a sensor that comes later changes no earlier day."""
-        sha = hashlib.sha256()
-        for a, b in spans:
-            lo, hi = (int((np.datetime64(t) - self.series.start) // self.series.step) for t in (a, b))
-            for i in range(lo, hi, HASHED):
-                values = self.series.read(i, min(i + HASHED, hi), self.columns)
-                there = np.flatnonzero(np.isfinite(values).any(0))
-                sha.update(repr((a, i - lo, [self.names[j] for j in there])).encode())
-                sha.update(np.ascontiguousarray(values[:, there]).tobytes())
-        return sha.hexdigest()
-
-    def spans(self, rows: Array) -> list[tuple[str, str]]:
-        """Rows of the grid, ascending, as moments from and until."""
-        parts = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if len(rows) else []
-        ends = [(part[0], part[-1] + 1) for part in parts]
-        start, step = self.series.start, self.series.step
-        return [(str(start + a * step), str(start + b * step)) for a, b in ends]
-
-
-@dataclass(frozen=True)
-class Release:
-    """What scoring needs to know of a bundle. `label`: the kind that says what was an anomaly."""
-
-    config: dict[str, Any]
-    tables: dict[str, Array]
-    label: str | None = None
-
-    @cached_property
-    def objective(self) -> Any:
-        return objectives.of_bundle(self.config)
-
-    @cached_property
-    def spec(self) -> Spec:
-        return Spec.from_json(self.config["spec"])
-
-    @property
-    def alarms(self) -> bool:
-        return "alarm" in self.objective.CALIBRATION
-
-    @property
-    def classes(self) -> list[str]:
-        """Their names; none of another kind of question."""
-        return self.config["names"] if "decision" in self.objective.CALIBRATION else []
-
-    @cached_property
-    def _channel(self) -> dict[tuple[str, str], int]:
-        targets = self.config["channels"][: self.config["targets"]]
-        return {(c["sensor"], c["kind"]): i for i, c in enumerate(targets)}
-
-    def channel(self, rows: Rows) -> Array:
-        """Which of the release's targets each row is of, int [P]; −1: one that joined when it was asked."""
-        return placed(rows.sensor, rows.kind, {p: self._channel.get(p, -1) for p in pairs(rows.sensor, rows.kind)})
-
-    def usual(self, times: Array, channel: Array) -> Array:
-        """The profile at each moment [P]; NaN where the release does not know the channel."""
-        moments, at = np.unique(times, return_inverse=True)
-        slots = calendar.slot_of_week(moments, self.spec.timezone, self.spec.holidays, self.spec.step_s)
-        return np.where(channel < 0, np.nan, self.tables["profile"][slots[at], channel])
-
-    def truth(self, values: Array, channel: Array) -> Array:
-        """What was asked [P], from readings [P]."""
-        reference = np.where(channel < 0, np.nan, self.tables["reference"][channel])
-        found: Array = self.objective.truth(values, {**self.config["aux"], "reference": reference})
-        return found
+Key = tuple[str, str, str]
+"""Part, role and value of a group: of which part of the city or the time these answers are, and in which role."""
+PARTS = ("all", "kind", "step", "district", "regime", "hour", "sensor")
+"""Hours are the city's own. Regimes overlap, and leave hours out; a sensor that joined later is of no district."""
+SECOND = 1_000_000
 
 
 @dataclass
@@ -153,71 +27,143 @@ class Scored:
 
     layout: list[tuple[str, int]] = field(default_factory=list)
     groups: dict[Key, Array] = field(default_factory=dict)
+    reaches: str = ""
+    """Where the last step ends of those that are, or will be, held against what was read."""
 
     def add(self, other: "Scored") -> None:
         self.layout = other.layout or self.layout
+        self.reaches = max(self.reaches, other.reaches)
         for key, values in other.groups.items():
             self.groups[key] = self.groups[key] + values if key in self.groups else values
 
 
 def score(release: Release, rows: Rows, truth: Truth) -> tuple[Scored, Array]:
-    """The rows' sums by role, kind and step; and the grid's rows that these rest on, ascending."""
-    series, step = truth.series, rows.step.astype(np.int64)
+    """The rows' sums by group; and the grid's rows that these rest on, ascending."""
+    series, step, length = truth.series, rows.step.astype(np.int64), truth.series.step_s * SECOND
     away = (rows.time - series.start).astype("timedelta64[us]").astype(np.int64)
-    row, offset = np.divmod(away, series.step_s * 1_000_000)
+    row, offset = np.divmod(away, length)
+    state = _distrusted(release, rows, truth, offset)
     before = row - step  # the step before the first asked one
-    ended = away + series.step_s * 1_000_000 <= truth.end * series.step_s * 1_000_000
     unsettled = release.alarms & (step <= release.spec.horizon - release.spec.patch)
-    due = ended & ~unsettled
-    inside = due & (offset == 0) & (row >= 0)
+    trusted = state < 0
+    due = trusted & (away + length <= truth.end * length) & ~unsettled
+    inside = due & (row >= 0)
     plain = not release.alarms
     known = np.unique(np.concatenate([row[inside], before[inside & (before >= 0)] if plain else row[:0]]))
     read = series.gather(known, truth.columns).astype(np.float64)
-    column = truth.place(rows.sensor, rows.kind, release.label if release.alarms else None)
 
-    def at(where: Array, wanted: Array) -> Array:
-        """What was read at rows of the grid, where it is wanted; else NaN."""
+    def at(where: Array, wanted: Array, label: str | None = None) -> Array:
+        """What was read of the channel, or of its label, at rows of the grid, where it is wanted; else NaN."""
+        column = truth.place(rows.sensor, rows.kind, label)
         out, some = np.full(len(where), np.nan), wanted & (column >= 0)
         out[some] = read[np.searchsorted(known, where[some]), column[some]]
         return out
 
+    channel = release.channel(rows)
     if plain:
-        channel = release.channel(rows)
         real = release.truth(at(row, inside), channel)
         last, then = at(before, inside & (before >= 0)), release.usual(rows.time - step * series.step, channel)
-        rivals = {
-            "last_value": np.where(np.isfinite(last), last, then),
-            "profile": release.usual(rows.time, channel),
-        }
+        rivals = {"last_value": np.where(np.isfinite(last), last, then), "profile": release.usual(rows.time, channel)}
+    elif release.label:
+        real = at(row, inside, release.label)
+        rivals = {"profile": release.away(at(row, inside) - release.usual(rows.time, channel), channel)}
     else:
-        channel, rivals = column, {}
-        real = at(row, inside) if release.label else np.where(due, 0.0, np.nan)
+        real, rivals = np.where(due, 0.0, np.nan), {}
     answered = _answered(release, rows)
-    missing = due & ~np.isfinite(real)
-    good = due & ~missing & answered
-    states = (np.ones(len(step), bool), ~ended & ~unsettled, missing, due & ~missing & ~answered, unsettled, good)
-    group, keys = _groups(rows, step)
-    blocks = [(name, np.bincount(group[s], minlength=len(keys))[:, None].astype(float))
-              for name, s in zip(COUNTS, states, strict=True)]  # fmt: skip
-    some = np.flatnonzero(good)
+    for name, which in {"unsettled": unsettled, "waiting": ~due, "missing": ~np.isfinite(real)}.items():
+        state[(state < 0) & which] = COUNTS.index(name)
+    state[state < 0] = np.where(answered, COUNTS.index("scored"), COUNTS.index("unanswered"))[state < 0]
+    some = np.flatnonzero(state == COUNTS.index("scored"))
     given = {k: v[some] for k, v in rows.answer.items()}
-    others = {k: v[some] for k, v in rivals.items()}
-    for name, told in _sums(release, given, real[some], others, channel[some]).items():
-        cell = group[some] * told.size + (0 if told.cell is None else told.cell)
-        found = np.bincount(cell, told.weight, len(keys) * told.size)
-        blocks.append((name, found.reshape(-1, told.size).astype(float)))
-    table = np.concatenate([values for _, values in blocks], axis=1)
-    layout = [(name, values.shape[1]) for name, values in blocks]
-    return Scored(layout, dict(zip(keys, table, strict=True))), known
+    told = _sums(release, given, real[some], {k: v[some] for k, v in rivals.items()}, channel[some])
+    made = Scored([*((name, 1) for name in COUNTS), *((name, one.size) for name, one in told.items())])
+    if trusted.any():
+        made.reaches = str(rows.time[trusted].max().astype("datetime64[s]") + series.step)
+    for cells in (_by_channel(release, rows), _by_moment(release, rows, step)):
+        for key, values in cells.groups(_table(cells, state, some, told), rows.role.words):
+            made.groups[key] = values
+    return made, known
 
 
-def _groups(rows: Rows, step: Array) -> tuple[Array, list[Key]]:
-    """The number of each row's group [P], and the groups."""
-    steps, kinds = int(step.max()) + 1, len(rows.kind.words)
-    code = (rows.role.codes.astype(np.int64) * kinds + rows.kind.codes) * steps + step
-    found, group = np.unique(code, return_inverse=True)
-    parts = [(c // steps // kinds, c // steps % kinds, c % steps) for c in found.tolist()]
-    return group, [(rows.role.words[r], rows.kind.words[k], s) for r, k, s in parts]
+def _distrusted(release: Release, rows: Rows, truth: Truth, offset: Array) -> Array:
+    """The number of the reason for which each row is not scored, int [P]; −1: there is none."""
+    state, spec, step = np.full(len(offset), -1), release.spec, truth.series.step
+    if truth.late is not None:
+        first = rows.time - (rows.step.astype(np.int64) - 1) * step
+        inside = release.config[
+            "reconstruct"
+        ]  # the asked steps lie inside the window, which ends with the last reading
+        newest = first + (spec.future + spec.after) * step if inside else first
+        if not inside:
+            state[rows.issued - first > spec.horizon * step + truth.late] = COUNTS.index("hindsight")
+        state[newest - rows.issued > step] = COUNTS.index("future")
+    state[offset != 0] = COUNTS.index("off_grid")
+    if other := release.other_units(truth):
+        names = {pair: int(pair in other) for pair in pairs(rows.sensor, rows.kind)}
+        state[placed(rows.sensor, rows.kind, names) > 0] = COUNTS.index("other_unit")
+    return state
+
+
+class Cells(NamedTuple):
+    """Rows that are alike in some ways: which cell each is in, [P], and of which role each cell is, [C].
+
+    parts: of which word each cell is, [C], −1 for none; by the name of a part, which may come again.
+    """
+
+    of: Array
+    role: Array
+    parts: list[tuple[str, Array, list[str]]]
+
+    def groups(self, table: Array, roles: list[str]) -> Iterator[tuple[Key, Array]]:
+        """The sums of the groups that the cells' sums [C, K] make."""
+        for part, codes, words in self.parts:
+            there = codes >= 0
+            found, group = np.unique(self.role[there] * len(words) + codes[there], return_inverse=True)
+            total = np.zeros((len(found), table.shape[1]))
+            np.add.at(total, group, table[there])
+            for code, values in zip(found.tolist(), total, strict=True):
+                yield (part, roles[code // len(words)], words[code % len(words)]), values
+
+
+def _table(cells: Cells, state: Array, some: Array, told: Mapping[str, Sum]) -> Array:
+    """Sums [C, K] of each cell: how many rows are in which state, then those of `some` rows, as `told` says."""
+    count, of = len(cells.role), cells.of[some]
+    states = np.bincount(cells.of * len(COUNTS) + state, minlength=count * len(COUNTS)).reshape(count, -1)
+    states[:, 0] = states.sum(1)
+    blocks = [states.astype(float)]
+    for one in told.values():
+        cell = of if one.cell is None else of * one.size + one.cell
+        blocks.append(np.bincount(cell, one.weight, count * one.size).reshape(count, -1).astype(float))
+    return np.concatenate(blocks, axis=1)
+
+
+def _by_channel(release: Release, rows: Rows) -> Cells:
+    sensors, kinds = len(rows.sensor.words), len(rows.kind.words)
+    codes = (rows.role.codes.astype(np.int64) * sensors + rows.sensor.codes) * kinds + rows.kind.codes
+    found, of = np.unique(codes, return_inverse=True)
+    channel = found % (sensors * kinds)
+    each = [release.district.get(pair, "") for pair in pairs(rows.sensor, rows.kind)]
+    names = sorted(set(each) - {""})
+    number = np.array([names.index(name) if name else -1 for name in each])
+    parts = [
+        ("all", np.zeros(len(found), np.int64), [""]),
+        ("kind", channel % kinds, rows.kind.words),
+        ("sensor", channel // kinds, rows.sensor.words),
+        ("district", number[channel], names),
+    ]
+    return Cells(of, found // (sensors * kinds), parts)
+
+
+def _by_moment(release: Release, rows: Rows, step: Array) -> Cells:
+    moments, when = np.unique(rows.time, return_inverse=True)
+    steps = int(step.max()) + 1
+    found, of = np.unique((rows.role.codes.astype(np.int64) * steps + step) * len(moments) + when, return_inverse=True)
+    role, number, when = found // (steps * len(moments)), found // len(moments) % steps, found % len(moments)
+    hour = regimes.local_hour(moments, release.spec)
+    parts = [("step", number, [str(i) for i in range(steps)]), ("hour", hour[when], [str(h) for h in range(24)])]
+    for name, inside in regimes.of(moments, release.spec).items():
+        parts.append(("regime", np.where(inside[when], 0, -1), [name]))
+    return Cells(of, role, parts)
 
 
 def _answered(release: Release, rows: Rows) -> Array:
@@ -230,99 +176,8 @@ def _sums(
 ) -> dict[str, Sum]:
     """Of points with truth `real` [P]."""
     if release.alarms:
-        return {"table": Sum(4, (real > 0.5) * 2 + given["alarm"].astype(np.int64))}
+        return sums.of_alarms(given, real, rivals.get("profile"))
     if release.classes:
-        return _of_classes(release, given, real, rivals, channel)
-    error = real - given["mean"]
-    quantiles = [(real - given[f"q{q}"], q) for q in LEVELS]
-    pinball = np.mean([np.maximum(q * e, (q - 1) * e) for e, q in quantiles], axis=0)
-    inside = (real >= given["q0.1"]) & (real <= given["q0.9"])
-    sums = {
-        "absolute": Sum(1, weight=np.abs(real - given["q0.5"])),
-        "square": Sum(1, weight=error**2),
-        "pinball": Sum(1, weight=pinball),
-        "inside": Sum(1, weight=inside.astype(float)),
-        "width": Sum(1, weight=given["q0.9"] - given["q0.1"]),
-    }
-    for name, value in rivals.items():
-        known = np.isfinite(value)
-        off = np.where(known, np.abs(real - value), 0)
-        sums |= {f"{name}.scored": Sum(1, weight=known.astype(float)), f"{name}.absolute": Sum(1, weight=off),
-                 f"{name}.square": Sum(1, weight=off**2)}  # fmt: skip
-    return sums
-
-
-def _of_classes(
-    release: Release, given: dict[str, Array], real: Array, rivals: dict[str, Array], channel: Array
-) -> dict[str, Sum]:
-    count = len(release.classes)
-    true = real.astype(np.int64)
-    p = np.stack([given[name] for name in release.classes], axis=-1)
-    top, own = p.max(-1), np.take_along_axis(p, true[:, None], axis=-1)[:, 0]
-    of = np.clip((top * BINS).astype(int), 0, BINS - 1)
-    sums = {
-        "table": Sum(count**2, true * count + given["class"].astype(np.int64)),
-        "log_loss": Sum(1, weight=-np.log(np.clip(own, 1e-6, 1))),
-        "confidence": Sum(BINS, of, top),
-        "right": Sum(BINS, of, (p.argmax(-1) == true).astype(float)),
-    }
-    for name, value in rivals.items():
-        said = release.truth(value, channel)
-        known = np.isfinite(said)
-        cell = true * count + np.where(known, said, 0).astype(np.int64)
-        sums[f"{name}.table"] = Sum(count**2, cell, known.astype(float))
-    return sums
-
-
-def figures(sums: Mapping[str, Array], classes: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What sums make, laid out as in `Scored`: counts, then by method the frozen test's figures.
-
-    classes: their names. A figure of nothing is NaN.
-    """
-    found: dict[str, Any] = {name: int(sums[name][0]) for name in COUNTS}
-    found["coverage"] = _ratio(sums["scored"][0], sums["rows"][0] - sums["waiting"][0] - sums["unsettled"][0])
-    if "absolute" in sums:
-        n = sums["scored"][0]
-        told = {"mae": "absolute", "pinball": "pinball", "coverage80": "inside", "width80": "width"}
-        found["model"] = {name: _ratio(sums[of][0], n) for name, of in told.items()}
-        found["model"]["rmse"] = _ratio(sums["square"][0], n) ** 0.5
-        for name in RIVALS:
-            n = sums[f"{name}.scored"][0]
-            found[name] = {"mae": _ratio(sums[f"{name}.absolute"][0], n), "scored": int(n),
-                           "rmse": _ratio(sums[f"{name}.square"][0], n) ** 0.5}  # fmt: skip
-    elif "log_loss" in sums:
-        n = sums["scored"][0]
-        gap = float(np.abs(sums["confidence"] - sums["right"]).sum())
-        found["model"] = {**_of_table(sums["table"], classes), "log_loss": _ratio(sums["log_loss"][0], n),
-                          "calibration_error": _ratio(gap, n)}  # fmt: skip
-        found |= {name: _of_table(sums[f"{name}.table"], classes) for name in RIVALS}
-    else:
-        silent, false, missed, hit = sums["table"].tolist()
-        found["model"] = {"alarm_rate": _ratio(false + hit, silent + false + missed + hit)}
-        found["model"] |= {"precision": _ratio(hit, hit + false), "recall": _ratio(hit, hit + missed),
-                           "f1": _ratio(2 * hit, 2 * hit + false + missed), "positives": int(hit + missed)}  # fmt: skip
-    return found
-
-
-def _of_table(table: Array, names: tuple[str, ...]) -> dict[str, float]:
-    square = table.reshape(round(len(table) ** 0.5), -1)
-    size = square.sum(0) + square.sum(1)
-    found = {"accuracy": _ratio(np.trace(square), square.sum()), "macro_f1": float(metrics.macro_f1(table))}
-    each = names if len(names) == len(square) else tuple(map(str, range(len(square))))
-    return found | {f"f1_{name}": _ratio(2 * square[c, c], size[c]) for c, name in enumerate(each)}
-
-
-def _ratio(part: float, whole: float) -> float:
-    return float(part / whole) if whole else float("nan")
-
-
-def pairs(sensor: Words, kind: Words) -> list[tuple[str, str]]:
-    """Every sensor with every kind, in the order `placed` counts them."""
-    return [(s, k) for s in sensor.words for k in kind.words]
-
-
-def placed(sensor: Words, kind: Words, number: Mapping[tuple[str, str], int]) -> Array:
-    """The number of each row's channel, int [P]."""
-    table = np.array([number[pair] for pair in pairs(sensor, kind)], np.int64)
-    found: Array = table[sensor.codes.astype(np.int64) * len(kind.words) + kind.codes]
-    return found
+        said = {name: release.truth(value, channel) for name, value in rivals.items()}
+        return sums.of_classes(given, real, said, release.classes)
+    return sums.of_values(given, real, rivals)

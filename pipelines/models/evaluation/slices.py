@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.core import calendar
 from pipelines.models.data import Windows
+from pipelines.models.evaluation import regimes
 from pipelines.models.evaluation.points import Errors, Points, compare
 
 Array = np.ndarray[Any, Any]
@@ -46,15 +46,9 @@ def channels(data: Windows, column: Array) -> Iterator[Slice]:
 
 def hours(data: Windows, times: Array) -> Iterator[Slice]:
     """Rush hour and night of data finer than three hours, weekends and holidays; times [P] UTC of the asked steps."""
-    spec = data.spec
     moments, where = np.unique(times, return_inverse=True)
-    hour = (calendar.local_seconds(moments, spec.timezone) // 3600) % 24
-    off: Array = calendar.features(moments, spec.timezone, spec.holidays)[:, 6:8].max(1) > 0
-    if spec.step_s <= 3 * 3600:
-        rush = ~off & (((hour >= 7) & (hour < 9)) | ((hour >= 16) & (hour < 19)))
-        yield "regime", "rush_hour", rush[where]
-        yield "regime", "night", (hour < 6)[where]
-    yield "regime", "weekend_holiday", off[where]
+    for name, inside in regimes.of(moments, data.spec).items():
+        yield "regime", name, inside[where]
 
 
 def levels(truth: Array, column: Array, data: Windows) -> Iterator[Slice]:
