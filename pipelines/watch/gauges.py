@@ -113,9 +113,8 @@ class Look:
         pointer = self.store.pointer(task)
         versions = pointer.versions if pointer else {}
         for role, digest in (("champion", state.stable), ("previous", state.previous)):
-            if digest:
-                named = {"digest": digest, "version": str(versions.get(digest, ""))}
-                book.gauge(role, f"1: the {role}, by the ledger", 1, task=task, **named)
+            named = {"digest": digest or "", "version": str(versions.get(digest or "", ""))}
+            book.gauge(role, f"1: the {role}, by the ledger", 1 if digest else None, task=task, **named)
         intents = {r["seq"]: r for r in known if r["state"] == "intended"}
         settled = [r for r in known if r["state"] in SETTLED]
         counts = dict.fromkeys(((a, s) for a in ("promote", "rollback") for s in SETTLED), 0)
@@ -140,10 +139,12 @@ class Look:
     def _living(self, book: Book) -> None:
         beats = self._servers.look()
         book.gauge("servers", "Servers whose heartbeat goes on", len(beats))
+        about = "1: what a server answers with, by its heartbeat"
+        book.gauge("server_release", about, None, server="", task="", digest="")
         for server, told in beats.items():
             for task, mine in told.get("tasks", {}).items():
                 labels = {"server": server, "task": task, "digest": str(mine.get("stable") or "")}
-                book.gauge("server_release", "1: what a server answers with, by its heartbeat", 1, **labels)
+                book.gauge("server_release", about, 1, **labels)
 
 
 def _source(book: Book, city: Params, name: str, read: Read, end: dt.datetime | None) -> None:
