@@ -53,6 +53,11 @@ class Above(Model):
     below: float | None = None
     sure: Fraction = 0.5
     """With at least this probability: 0.1, 0.5 or 0.9 are the quantiles there are."""
+    mean: Duration | None = None
+    """The limit is of the mean over so long, counted from when it was asked; None: of any step. Of a mean the quantiles
+    are taken for the steps' own, which at 0.9 tells too little rather than too much, and at 0.1 too much."""
+    do: str = ""
+    """What whoever is told is to do."""
 
     @model_validator(mode="after")
     def _one(self) -> "Above":
@@ -62,6 +67,15 @@ class Above(Model):
             raise ValueError(f"sure: {self.sure:g} is none of 0.1, 0.5, 0.9")
         return self
 
+    @property
+    def limit(self) -> float:
+        return self.above if self.above is not None else self.below or 0.0
+
+    @property
+    def quantile(self) -> float:
+        """The one that must be beyond the limit."""
+        return round(1 - self.sure, 1) if self.above is not None else self.sure
+
 
 class Alerts(Model):
     """Of one task: limits whose crossing is told, and whether its alarms are. Routes are the department's."""
@@ -69,3 +83,7 @@ class Alerts(Model):
     limits: tuple[Above, ...] = ()
     alarms: bool = True
     """anomaly: tell what was alarmed about."""
+    repeat: Duration = dt.timedelta(days=7)
+    """What goes on is told again after so long."""
+    clear: Duration = dt.timedelta(hours=6)
+    """It is over, and people are told, when it was not so for this long."""
