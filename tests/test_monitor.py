@@ -5,8 +5,10 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+import subprocess
 import zoneinfo
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 import toy_city
 import yaml
+from click.testing import CliRunner
 from small_city import Row, put, tree
 
 from pipelines import features, monitor, predict
+from pipelines.__main__ import main
 from pipelines.core import calendar, files
 from pipelines.core.errors import UserError
 from pipelines.core.grid import Series
@@ -273,7 +277,7 @@ def test_a_kill_between_two_days_leaves_whole_files_and_the_next_call_the_same_b
 
 def _killed_before(number: int, state: str, root: Path) -> None:
     """In a process of its own: SIGKILL before its file `number` is there whole."""
-    os.environ["CITYLOOP_STATE"], real, made = state, os.replace, []
+    os.environ["CITYLOOP_STATE"], real, made = state, os.replace, list[None]()
 
     def replace(*paths: Any) -> None:
         if len(made) == number:
@@ -535,3 +539,26 @@ def test_the_log_is_of_the_day_it_was_issued(answered: Path) -> None:
         assert predictions.FOLDER in path.parts
         day = path.parent.name.removeprefix("date=")
         assert {f"{r['issued']:%F}" for r in pq.read_table(path, partitioning=None).to_pylist()} == {day}
+
+
+def test_a_full_disk_is_one_line_and_what_was_there_stays_whole(answered: Path) -> None:
+    """Where monitor writes there is a file system of its own, without room; afterwards it goes on where it was."""
+    whole = monitor.run("ahead", root=answered)
+    before = {name: (live(answered) / name).read_bytes() for name in tree(live(answered))}
+    arrive(answered, change=lambda r: (*r[:3], r[3] + 1))
+    shutil.rmtree(live(answered))
+    live(answered).mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=4k", "x", live(answered)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("only root can mount a small file system")
+    try:
+        done = CliRunner().invoke(main, ["-C", str(answered), "monitor", "ahead"])
+        assert done.exit_code == 2
+        assert re.fullmatch(r"error: .*: No space left on device", done.output.splitlines()[-1])
+        assert not [line for line in done.output.splitlines() if "Traceback" in line]
+        assert set(tree(live(answered))) <= set(before)
+    finally:
+        subprocess.run(["umount", live(answered)], check=True)
+    arrive(answered)
+    assert monitor.run("ahead", root=answered) == whole
+    assert {name: (live(answered) / name).read_bytes() for name in before} == before

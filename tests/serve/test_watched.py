@@ -186,6 +186,7 @@ def test_every_metric_that_is_asked_for_is_one_that_is_given(
     for name in ("params.yaml", "window.yaml"):
         shutil.copy(ROOT / name, place.root / name)
     place.point(place.release())
+    written(place, "summary.json", SUMMARY)
     waits = {"candidate": "d", "candidate_version": "1", "candidate_since": "2025-04-01T00:00:00Z",
              "verdict": "passed", "review": True}  # fmt: skip
     given = {f.name for f in gauges.waiting({TASK: waits})}
