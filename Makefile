@@ -60,7 +60,7 @@ ui: $(READY) ## Open MLflow on what was registered, on this machine only (PORT=5
 	echo "MLflow: http://127.0.0.1:$(PORT)  (Ctrl-C stops it)"; \
 	exec mlflow ui --backend-store-uri "sqlite:///$$state/mlflow.db" --host 127.0.0.1 --port $(PORT)
 
-up: $(READY) $(AIRFLOW) ## Start Airflow, MLflow, PostgreSQL, promoter and a server, kept running (EXECUTOR=celery)
+up: $(READY) $(AIRFLOW) ## Start Airflow, MLflow, PostgreSQL, promoter, a server and metrics, kept running (EXECUTOR=celery)
 	@$(enter) python '$(CURDIR)/infra/stack/stack.py' up $(ARGS)
 
 down: $(READY) ## End what make up started; data stay
