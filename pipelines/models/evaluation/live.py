@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines.models.evaluation import regimes, sums
-from pipelines.models.evaluation.logged import Release, Rows, Truth, pairs, placed
+from pipelines.models.evaluation.logged import Release, Rows, Truth, numbered, pairs, placed
 from pipelines.models.evaluation.sums import COUNTS, Sum
 
 Array = np.ndarray[Any, Any]
@@ -79,7 +79,7 @@ def score(release: Release, rows: Rows, truth: Truth) -> tuple[Scored, Array]:
     made = Scored([*((name, 1) for name in COUNTS), *((name, one.size) for name, one in told.items())])
     if trusted.any():
         made.reaches = str(rows.time[trusted].max().astype("datetime64[s]") + series.step)
-    for cells in (_by_channel(release, rows), _by_moment(release, rows, step)):
+    for cells in (_by_channel(release, rows), _by_moment(release, rows, step, row, truth)):
         for key, values in cells.groups(_table(cells, state, some, told), rows.role.words):
             made.groups[key] = values
     return made, known
@@ -140,7 +140,7 @@ def _table(cells: Cells, state: Array, some: Array, told: Mapping[str, Sum]) -> 
 def _by_channel(release: Release, rows: Rows) -> Cells:
     sensors, kinds = len(rows.sensor.words), len(rows.kind.words)
     codes = (rows.role.codes.astype(np.int64) * sensors + rows.sensor.codes) * kinds + rows.kind.codes
-    found, of = np.unique(codes, return_inverse=True)
+    found, of = numbered(codes)
     channel = found % (sensors * kinds)
     each = [release.district.get(pair, "") for pair in pairs(rows.sensor, rows.kind)]
     names = sorted(set(each) - {""})
@@ -154,10 +154,10 @@ def _by_channel(release: Release, rows: Rows) -> Cells:
     return Cells(of, found // (sensors * kinds), parts)
 
 
-def _by_moment(release: Release, rows: Rows, step: Array) -> Cells:
-    moments, when = np.unique(rows.time, return_inverse=True)
-    steps = int(step.max()) + 1
-    found, of = np.unique((rows.role.codes.astype(np.int64) * steps + step) * len(moments) + when, return_inverse=True)
+def _by_moment(release: Release, rows: Rows, step: Array, row: Array, truth: Truth) -> Cells:
+    there, when = numbered(row)
+    moments, steps = truth.series.start + there * truth.series.step, int(step.max()) + 1
+    found, of = numbered((rows.role.codes.astype(np.int64) * steps + step) * len(moments) + when)
     role, number, when = found // (steps * len(moments)), found // len(moments) % steps, found % len(moments)
     hour = regimes.local_hour(moments, release.spec)
     parts = [("step", number, [str(i) for i in range(steps)]), ("hour", hour[when], [str(h) for h in range(24)])]

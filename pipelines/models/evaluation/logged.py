@@ -143,7 +143,11 @@ class Release:
 
     def usual(self, times: Array, channel: Array) -> Array:
         """The profile at each moment [P]; NaN where the release does not know the channel."""
-        moments, at = np.unique(times, return_inverse=True)
+        seconds = times.astype("datetime64[s]").astype(np.int64)
+        low, each = (seconds.min() if len(seconds) else 0), self.spec.step_s
+        each = 1 if ((seconds - low) % each).any() else each  # off the grid they are told apart all the same
+        found, at = numbered((seconds - low) // each)
+        moments = (found * each + low).astype("datetime64[s]")
         slots = calendar.slot_of_week(moments, self.spec.timezone, self.spec.holidays, self.spec.step_s)
         return np.where(channel < 0, np.nan, self.tables["profile"][slots[at], channel])
 
@@ -157,6 +161,16 @@ class Release:
         """In the channel's standard deviations [P]; NaN where the release does not know it."""
         spread = self.tables["std"][channel]
         return np.where(channel < 0, np.nan, np.abs(difference) / np.where(spread > 0, spread, 1))
+
+
+def numbered(codes: Array) -> tuple[Array, Array]:
+    """Which there are of int64 [P], ascending, and which of these each is; without sorting where they lie close."""
+    low = codes.min(initial=np.iinfo(np.int64).max)
+    if not len(codes) or (span := int(codes.max() - low) + 1) > 8 * len(codes):
+        found, number = np.unique(codes, return_inverse=True)
+        return found, number
+    there = np.bincount(codes - low, minlength=span) > 0
+    return np.flatnonzero(there) + low, (np.cumsum(there) - 1)[codes - low]
 
 
 def pairs(sensor: Words, kind: Words) -> list[tuple[str, str]]:
