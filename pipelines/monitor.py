@@ -2,6 +2,7 @@
 
     monitor/<task>/date=2025-04-07.json   in the store: sums over the answers issued on that day; what they rest on
     monitor/<task>/sensors/date=….json    the same sums by sensor, which only the last days' are read of
+    monitor/<task>/drift/date=….json      what the champion's channels read on that day, against its reference
     monitor/<task>/summary.json           figures by release and role, beside baselines and frozen test
     monitor/<task>/live.png               the error by day
     monitor/<task>/decision.json          whether to train anew, and why; decisions/<until>.json: all there were
@@ -36,7 +37,7 @@ from pipelines.models.evaluation import sums, tally
 from pipelines.models.evaluation.logged import Truth
 from pipelines.release import bundle, predictions
 from pipelines.release.store import Store
-from pipelines.watch import alerts, decisions, noticed, routes, scoring, waiting
+from pipelines.watch import alerts, decisions, drift, noticed, routes, scoring, waiting
 from pipelines.watch.kept import Kept
 from pipelines.watch.noticed import Noticing
 from pipelines.watch.scoring import Room
@@ -73,6 +74,7 @@ def run(task: str, until: str | None = None, *, root: Path = Path()) -> dict[str
                 f"{store.where}: nothing was answered of {task}; `cityloop serve` or `cityloop predict {task}`"
             )
         summary = _summary(city, paths, room, days, end)
+        summary["drift"] = drift.told(city, paths, store, kept, summary["champion"], end)
         summary["decision"] = _decision(city, paths, room, kept, summary, end)
         kept.write("summary.json", files.to_json(summary))
         _alert(city, room, kept, summary, end)
