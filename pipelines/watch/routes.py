@@ -8,6 +8,7 @@ import os
 import re
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipelines.core.log import logger
 
@@ -56,7 +57,8 @@ def of(department: str) -> list[Route]:
         if to is None:
             logger.error("%s: its address %d is none that Apprise knows; nothing is sent there", name, number)
             continue
-        shown = to.url(privacy=True)
+        kind = urlsplit(to.url(privacy=True))  # which leaves the path of a web hook, and what is secret in it
+        shown = f"{kind.scheme}://{kind.netloc}"
         shown = shown if shown not in found else f"{shown} ({number})"
         found[shown] = Route(shown, to)
     return list(found.values())
