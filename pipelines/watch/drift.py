@@ -102,15 +102,16 @@ class Watched:
             missing,
             refused,
             self.inputs.rests,
-            [name.partition("/")[0] for name in names],
+            *([c[part] for c in self.inputs.config["channels"]] for part in ("sensor", "kind")),
         )
         broken = faults.plain(found)
-        broken |= faults.among(found, [i for i in np.flatnonzero(both).tolist() if i not in broken])
+        broken |= faults.among(found, [i for i in np.flatnonzero(both).tolist() if i not in broken], broken)
         city = [names[i] for i in np.flatnonzero(both).tolist() if i not in broken]
         tested = int(np.isfinite(p).any(0).sum())
         frozen = {k: before.get("frozen", {}).get(k, 0) + 1 for k, off in zip(self.kinds, together, strict=True) if off}
         followed = np.where(together, held, spreads.followed(held, summed.common))
         return {
+            "off": self.inputs.off(day),
             "tested": tested,
             "drifted": city,
             "faults": {names[i]: why for i, why in sorted(broken.items())},
@@ -242,22 +243,25 @@ def changed_since(found: Iterable[Told], settings: Monitor) -> str | None:
     """The first of the days on which the city is different, if it still is.
 
     It is, once enough channels of enough sensors have drifted on `settings.days` days running, the same ones; and no
-    longer, once too few of any have for as many. A day that could not be tested says nothing.
+    longer, once too few of any have for as many. Of a change that was seen on working days none at a weekend is no sign
+    that it is over. A day that could not be tested says nothing.
     """
-    since, calm, run = None, 0, list[tuple[str, set[str]]]()
+    since, calm, run, like = None, 0, list[tuple[str, set[str]]](), set[bool]()
     for told in found:
         if not told["tested"]:
             continue
-        own = set(told["drifted"])
+        own, enough = set(told["drifted"]), _enough(set(told["drifted"]), told["tested"], settings)
         run = [*run, (told["day"], own)][-settings.days :]
         if since is None:
             same = set.intersection(*(channels for _, channels in run))
             if len(run) == settings.days and _enough(same, told["tested"], settings):
-                since, calm = run[0][0], 0
-            continue
-        calm = 0 if _enough(own, told["tested"], settings) else calm + 1
+                since, calm, like = run[0][0], 0, {told["off"]}
+        elif enough:
+            calm, like = 0, like | {told["off"]}
+        elif told["off"] in like:
+            calm += 1
         if calm >= settings.days:
-            since = None
+            since, calm = None, 0
     return since
 
 

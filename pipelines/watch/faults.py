@@ -1,12 +1,12 @@
 """Which of the channels that are not as they were are broken: sensors, where not the city has changed.
 
 A sensor that fails breaks its relation to all it went with, and in few ways: it says nothing, or what validate does not
-believe, or always the same, or noise; or it is off by one and the same factor or amount at every hour. What a city does
+believe, or always the same, or noise; or it is off by one and the same factor at every hour. What a city does
 differently it does by the hour, with more at one place and less at another: of channels that are off by a factor the
-broken ones are those that all share it, kinds of one sensor alike.
+broken ones are those that all share it. And a sensor breaks with all its kinds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,10 +22,10 @@ LOUDER = 0.4
 """Log of how much rougher noise makes a channel, at least."""
 OFF = 0.12
 """A factor differs from 1 at least so much."""
-ALIKE = 0.06
-"""Factors that differ less are one; amounts, in their channels' spreads, if they differ less than five times this."""
+ALIKE = 0.1
+"""Factors that differ less are one."""
 MOST = 0.7
-"""Of the channels that have moved must share it to be one failure."""
+"""Of the channels of a kind that have moved must share it to be one failure."""
 QUARTERS = 4
 """Of a day, in each of which a factor must be the same."""
 
@@ -43,6 +43,7 @@ class Found(NamedTuple):
     """Share of records in quarantine [N]."""
     rests: Mapping[int, tuple[float, ...]]
     sensors: list[str]
+    kinds: list[str]
 
 
 def plain(found: Found) -> dict[int, str]:
@@ -56,16 +57,18 @@ def plain(found: Found) -> dict[int, str]:
     return out
 
 
-def among(found: Found, moved: list[int]) -> dict[int, str]:
-    """Which of the channels that have moved are broken, and why."""
+def among(found: Found, moved: list[int], plainly: Iterable[int] = ()) -> dict[int, str]:
+    """Which of the channels that have moved are broken, and why. plainly: those that are whatever others do."""
     out: dict[int, str] = {}
     for i in moved:
         if stopped := _flat(found.values[:, i], found.rests.get(i, ())):
             out[i] = f"{stopped:.0%} of the day at one value"
         elif _noisy(found, i):
             out[i] = "noise"
-    left = [i for i in moved if i not in out]
-    out |= _one_factor(found, left)
+    bad = {found.sensors[i] for i in (*out, *plainly)}
+    out |= {i: "off, as its sensor is broken" for i in moved if i not in out and found.sensors[i] in bad}
+    for kind in set(found.kinds):
+        out |= _one_factor(found, [i for i in moved if i not in out and found.kinds[i] == kind], kind)
     return out
 
 
@@ -87,9 +90,15 @@ def _noisy(found: Found, i: int) -> bool:
     return bool(rough >= LOUDER and rough >= 0.8 * scale)
 
 
-def _one_factor(found: Found, moved: list[int]) -> dict[int, str]:
-    """Channels that are off by the same factor, or of one kind by the same amount, if few others have moved."""
-    factors = {i: f for i in moved if (f := _factor(found, i)) is not None}
+def _one_factor(found: Found, moved: list[int], kind: str) -> dict[int, str]:
+    """Channels of a kind that are off by the same factor, if few others of it have moved."""
+    others = [
+        i for i, own in enumerate(found.kinds) if own == kind and i not in moved and not found.missing[i] > SILENT
+    ]
+    # A day that is quiet all over is no failure: what counts is the factor beside that of channels that are as usual.
+    beside = [r for i in others if np.isfinite(r := _ratios(found, i)).all()]
+    whole = np.median(beside, axis=0) if len(beside) >= 3 else np.ones(QUARTERS + 1)
+    factors = {i: f for i in moved if (f := _factor(found, i, whole)) is not None}
     group = _closest(factors, ALIKE)
     if len({found.sensors[i] for i in group}) >= 2 and len(group) >= MOST * len(moved):
         middle = float(np.median([factors[i] for i in group]))
@@ -97,24 +106,34 @@ def _one_factor(found: Found, moved: list[int]) -> dict[int, str]:
     return {}
 
 
-def _factor(found: Found, i: int) -> float | None:
-    """By which a channel is off in each quarter of the day; None where there is no such factor, or it is near0 or 1."""
-    value, expected = found.values[:, i], found.expected[:, i]
-    there = np.isfinite(value) & np.isfinite(expected)
-    if there.sum() < 2 * QUARTERS:
+def _factor(found: Found, i: int, whole: Array) -> float | None:
+    """By which a channel is off in each quarter of the day; None where there is none, or it is near 0 or 1.
+
+    whole: by which all are, on the day and in its quarters.
+    """
+    own, *quarters = _ratios(found, i) / whole
+    if not np.isfinite(own) or abs(own - 1) < OFF or own < 0.1:
         return None
-    whole = _ratio(value[there], expected[there])
-    if abs(whole - 1) < OFF or whole < 0.1:
-        return None
-    for part in np.array_split(np.flatnonzero(there), QUARTERS):
-        size = float(np.abs(expected[part]).mean())
-        room = 0.2 * abs(whole - 1) + 0.6 * found.spread[i] / max(size, 1e-9)
-        if abs(_ratio(value[part], expected[part]) - whole) > room:
+    for ratio, expected in zip(quarters, np.array_split(found.expected[:, i], QUARTERS), strict=True):
+        size = float(np.abs(expected[np.isfinite(expected)]).mean()) if np.isfinite(expected).any() else 0.0
+        if np.isfinite(ratio) and abs(ratio - own) > 0.2 * abs(own - 1) + 0.6 * found.spread[i] / max(size, 1e-9):
             return None
-    return whole
+    return float(own)
+
+
+def _ratios(found: Found, i: int) -> Array:
+    """Readings to what was expected, on the whole day and in each quarter, [1 + QUARTERS]; NaN of too few."""
+    value, expected = found.values[:, i], found.expected[:, i]
+    every = np.arange(len(value))
+    parts = [every, *np.array_split(every, QUARTERS)]
+    return np.array([_ratio(value[part], expected[part]) for part in parts])
 
 
 def _ratio(value: Array, expected: Array) -> float:
+    there = np.isfinite(value) & np.isfinite(expected)
+    if there.sum() < 2:
+        return float("nan")
+    value, expected = value[there], expected[there]
     return float(value @ expected / max(float(expected @ expected), 1e-12))
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.core import windows
+from pipelines.core import calendar, windows
 from pipelines.core.aligned import Part, aligned
 from pipelines.core.grid import Series
 from pipelines.core.params import Params
@@ -95,6 +95,11 @@ class Inputs:
         times = np.datetime64(day, "s") + np.arange(0, 86400, self.spec.step_s).astype("timedelta64[s]")
         profile = np.where(seen[:, None] > 0, self.profile, np.nan)
         return windows.profile_at(profile, times, self.spec).astype(np.float64)
+
+    def off(self, day: str) -> bool:
+        """Whether noon lies on a weekend or a holiday."""
+        slot = calendar.slot_of_week(np.array([f"{day}T12"], "M8[s]"), self.spec.timezone, self.spec.holidays, 86400)
+        return bool(slot[0] >= 5)
 
     def quarantined(self, day: str) -> Array:
         """The share of each channel's records that validate did not let through, [N]."""
