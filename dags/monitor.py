@@ -9,7 +9,7 @@ TASKS = [task for task in CITY.tasks.values() if task.watched or task.predicts]
 
 @task_group(group_id="watched", prefix_group_id=False, tooltip="Once for each task; one that fails stops no other")
 def watched(task: str) -> None:
-    predict = [watch.predict(task)] if any(task.predicts for task in TASKS) else []
+    predict = [watch.predict(task, CITY.every)] if any(task.predicts for task in TASKS) else []
     monitor = watch.monitor(task, after=predict)
     for step in predict:
         step >> monitor

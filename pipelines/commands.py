@@ -40,7 +40,7 @@ def _at_its_commit(root: Path, task: str, *words: str, digest: str | None = None
     return restore.publish(commit, *words, folders=folders, root=root)
 
 
-def _at_live(root: Path, what: str, task: str, until: str | None) -> "Kept":
+def _at_live(root: Path, what: str, task: str, given: dict[str, str | None]) -> "Kept":
     """`cityloop WHAT TASK` at live's head, with the data that watching TASK takes; ends with its exit code, if not 0.
 
     Gives what is known of TASK then.
@@ -59,7 +59,8 @@ def _at_live(root: Path, what: str, task: str, until: str | None) -> "Kept":
         raise Refused(f"{task}: no release serves yet, so none can answer")
     if what == "monitor" and not store.objects.names(f"{predictions.FOLDER}/{task}"):
         raise Refused(f"{store.where}: nothing was answered of {task} yet")
-    if code := restore.watch(task, what, task, *(["--until", until] if until else []), root=root):
+    options = [word for option, value in given.items() if value for word in (option, value)]
+    if code := restore.watch(task, what, task, *options, root=root):
         raise click.exceptions.Exit(code)
     return Kept(store.objects, task)
 
@@ -68,6 +69,13 @@ def _bring(root: Path, task: str, digest: str) -> None:
     """For the watching promoter; raises UserError where the promotion, which has said why, did not come about."""
     if code := _at_its_commit(root, task, "promote", task, "--digest", digest, "--as", "promoter", digest=digest):
         raise UserError(f"{task}: {digest[:12]} was not promoted (exit code {code})")
+
+
+def _back(root: Path, task: str, to: str, why: str) -> None:
+    """For monitor: go back to a release."""
+    from pipelines import promote as room
+
+    room.rollback(task, to=to, by="monitor", why=why, root=root)
 
 
 def command(example: str) -> Callable[[Callable[..., None]], click.Command]:
@@ -224,7 +232,7 @@ def verify(root: Path, task: str, digest: str) -> None:
 @command('cityloop predict traffic_speed --until "2025-04-07"')
 @click.argument("task")
 @click.option("--until", metavar="TIME", help="When the forecast is made (ISO, UTC); default: the window's end.")
-@click.option("--every", metavar="SPAN", help="And so long before, and again, as 1h, back to --since.")
+@click.option("--every", metavar="SPAN", help="And so long before, as 1h, back to --since, or to the newest.")
 @click.option("--since", metavar="TIME", help="The earliest of many moments (ISO, UTC).")
 @of_head
 def predict(
@@ -234,9 +242,7 @@ def predict(
     from pipelines import predict as room
 
     if live:
-        if every or since:
-            raise UserError("--live answers at one moment; leave out --since and --every")
-        _at_live(root, "predict", task, until)
+        _at_live(root, "predict", task, {"--until": until, "--every": every, "--since": since})
         return
     room.run(task, until, since=since, every=every, root=root)
 
@@ -253,13 +259,16 @@ def monitor(root: Path, task: str, until: str | None, live: bool, plain: bool) -
     """
     from pipelines import monitor as room
     from pipelines.core import files
+    from pipelines.watch import said
 
     if live:
-        kept = _at_live(root, "monitor", task, until)
+        kept = _at_live(root, "monitor", task, {"--until": until})
         return click.echo(json.dumps(kept.read("decision.json"))) if plain else None
-    told = room.run(task, until, root=root)
+    told = room.run(task, until, root=root, back=functools.partial(_back, root))
     if plain:
         click.echo(files.to_json(told).decode(), nl=False)
+    else:
+        click.echo(said.line(told["decision"]))
 
 
 @command("cityloop metrics --port 9108")

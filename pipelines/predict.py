@@ -8,8 +8,9 @@ data/counts/<task>.parquet as a table that a series source reads, see `models.it
 """
 
 import datetime as dt
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +29,8 @@ from pipelines.release.predictor import Predictor
 from pipelines.release.store import Store
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
+BACK = dt.timedelta(days=7)
 NAMED = 5
 """At most so many channels are named in a warning."""
 
@@ -37,34 +40,60 @@ def run(
 ) -> None:
     """Answer what can be known at `until` (ISO, UTC; None: the end of the target source's window).
 
-    With `every` (such as 1h) also what could be known so long before, and so on, back to `since`: of a series, where an
-    answer knows nothing of what came after its moment. Raises UserError when nothing serves yet, there is no joined
-    data, or it does not reach from a context before each moment up to it.
+    With `every` (such as 1h) also what could be known so long before, and so on, back to `since`, or to the newest
+    answer there is, BACK at most: of a series, where an answer knows nothing of what came after its moment. Back to the
+    newest, moments that nothing can be said of are passed over. Raises UserError when nothing serves yet, there is no
+    joined data, or it does not reach from a context before each moment up to it.
     """
     city, paths = params.load(root), Paths(root)
     source = city.task(task).target.source
-    try:
-        end = params.parse_instant(until) if until else city.window_end(source)
-        first = params.parse_instant(since) if since else end
-        apart = params.parse_duration(every) if every else None
-    except ValueError as error:
-        raise UserError(f"--until, --since, --every: {error}") from None
-    if (since is None) != (apart is None) or first > end:
-        raise UserError("--since and --every go together: from when on, and how far apart, up to --until")
+    end = _said("--until", until, params.parse_instant) or city.window_end(source)
+    first = _said("--since", since, params.parse_instant)
+    apart = _said("--every", every, params.parse_duration)
+    if first and (apart is None or first > end):
+        raise UserError("--since goes with --every: from when on, and how far apart, up to --until")
     if city.task(task).modality != "series":
-        if apart:
+        if first:
             raise UserError(f"{task}: answers at many moments are for series; leave out --since and --every")
         return _counted(city, task, end, paths)
     with log.room("predict", task) as told:
         store, series = Store.of(paths), _joined(paths, task)
         predictor = _welcoming(_champion(store, task), series)
-        moments = [end - i * apart for i in range((end - first) // apart + 1)] if apart else [end]
-        for moment in log.progress(reversed(moments), f"predict {task}", len(moments), "moments"):
-            forecast = answered(task, predictor, series, np.datetime64(moment.replace(tzinfo=None), "us"))
+        moments, silent = _moments(store, task, end, apart, first), list[str]()
+        for moment in log.progress(moments, f"predict {task}", len(moments), "moments"):
+            try:
+                forecast = answered(task, predictor, series, np.datetime64(moment.replace(tzinfo=None), "us"))
+            except UserError as error:
+                if first or moment == end:
+                    raise
+                silent.append(str(error))
+                continue
+            steps, sensors = forecast.answer.shape[:2]
             key = predictions.publish(store.objects, forecast)
-        steps, sensors = forecast.answer.shape[:2]
-        told.update(channels=sensors, steps=steps, digest=predictor.digest[:12], into=key)
-        told.update({"moments": len(moments)} if apart else {})
+            told.update(channels=sensors, steps=steps, digest=predictor.digest[:12], into=key)
+        if silent:
+            log.logger.warning("predict %s: %d moments are passed over; the last: %s", task, len(silent), silent[-1])
+        told.update({"moments": len(moments) - len(silent)} if apart else {})
+
+
+def _said(option: str, text: str | None, parse: Callable[[str], T]) -> T | None:
+    try:
+        return parse(text) if text else None
+    except ValueError as error:
+        raise UserError(f"{option}: {error}") from None
+
+
+def _moments(
+    store: Store, task: str, end: dt.datetime, apart: dt.timedelta | None, first: dt.datetime | None
+) -> list[dt.datetime]:
+    """When answers are made, the latest last. first: the earliest; None: what follows the newest answer."""
+    if apart is None:
+        return [end]
+    if first is None:
+        newest = predictions.newest(store.objects, task)
+        last = params.parse_instant(newest["issued"]) if newest else end - apart
+        first = max(last, end - BACK) + dt.timedelta(microseconds=1)
+    return [end - i * apart for i in reversed(range((end - first) // apart + 1))]
 
 
 def _counted(city: Params, task: str, end: dt.datetime, paths: Paths) -> None:

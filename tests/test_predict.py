@@ -336,12 +336,42 @@ def test_answers_of_many_moments_are_those_of_each(root: Path) -> None:
     assert json.loads(store.get("predictions/ahead/latest.json"))["issued"] == "2025-02-25T07:00:00Z"
 
 
+def test_without_a_beginning_it_goes_on_from_the_newest_answer(root: Path) -> None:
+    def made() -> list[str]:
+        return sorted(k[-16:-8] for k in store.marks("predictions/ahead") if k.endswith(".parquet"))
+
+    store = Store.of(Paths(root)).objects
+    predict.run("ahead", "2025-02-25T04:00:00Z", every="1h", root=root)
+    assert made() == ["T040000Z"], "nothing was answered before"
+    predict.run("ahead", "2025-02-25T07:30:00Z", every="1h", root=root)
+    assert made() == ["T040000Z", "T043000Z", "T053000Z", "T063000Z", "T073000Z"]
+    before = store.marks("predictions/ahead")
+    predict.run("ahead", "2025-02-25T07:30:00Z", every="1h", root=root)
+    assert store.marks("predictions/ahead") == before, "asked again it writes nothing"
+
+
+def test_a_silent_stretch_is_passed_over_and_what_comes_after_it_is_answered(root: Path) -> None:
+    predict.run("ahead", "2025-02-23T00:00:00Z", root=root)
+    series = Series.open(root / "data/joined/ahead")
+    for file, lo, hi in series.chunks:  # no target is read from the 22nd's last hour to the 24th's first
+        values = np.load(series.folder / file)
+        times = series.start + np.arange(lo, hi) * series.step
+        gone = (times >= np.datetime64("2025-02-22T00")) & (times < np.datetime64("2025-02-24T01"))
+        values[gone, : series.roles["target"][1]] = np.nan
+        np.save(series.folder / file, values)
+    with pytest.raises(UserError, match="no reading of a target"):
+        predict.run("ahead", "2025-02-24T00:00:00Z", every="1h", root=root)
+    predict.run("ahead", "2025-02-24T02:00:00Z", every="1h", root=root)
+    keys = [k for k in Store.of(Paths(root)).objects.marks("predictions/ahead") if k.endswith(".parquet")]
+    assert sorted(k[-20:-8] for k in keys) == ["0223T000000Z", "0224T020000Z"]
+
+
 @pytest.mark.parametrize(
     ("since", "every", "says"),
     [
-        ("2025-02-25", None, "go together"),
-        (None, "1h", "go together"),
-        ("2025-02-26", "1h", "go together"),
+        ("2025-02-25", None, "--since goes with --every"),
+        ("2025-02-26", "1h", "--since goes with --every"),
+        ("25 February", "1h", "--since: '25 February' is not a date"),
         ("2025-02-25", "1", "not a duration"),
     ],
 )

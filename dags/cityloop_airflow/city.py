@@ -72,6 +72,8 @@ class City:
     until: str
     watch: str
     """When tasks are watched."""
+    every: str
+    """How far apart their champions answer by the clock."""
     sources: dict[str, Source]
     backbones: dict[str, Backbone]
     tasks: dict[str, Task]
@@ -117,7 +119,7 @@ def _city(data: Any) -> City:
     }
     name = str(_block(data, "city", {}).get("name", "city"))
     until, clock = str(schedule.get("until", "now")), str(watch.get("cron", "30 * * * *"))
-    return City(name, until, clock, sources, backbones, tasks)
+    return City(name, until, clock, str(watch.get("every", "1h")), sources, backbones, tasks)
 
 
 def _source(name: str, block: dict[str, Any], cron: Any) -> Source:

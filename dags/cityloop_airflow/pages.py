@@ -67,8 +67,8 @@ Every task is watched: {tasks}. Live error, drift, and whether to train anew; a 
 
 - **When:** once switched on, `{city.watch}` (`schedule.monitor.cron` in params.yaml). Live error is that of the hour;
   drift and decision are of whole days, and change in the first run after a day has ended (UTC).
-- **predict:** champions that answer for all sensors first, with no server asked (`schedule.monitor.predict`):
-  {asked or "none"}.
+- **predict:** champions that answer for all sensors first, every {city.every} since they did last, with no server asked
+  (`schedule.monitor.predict`, `every`): {asked or "none"}.
 - **In:** the prediction log, data at the head of `live`. **Out:** `monitor/<task>/` in the store, which `cityloop
   status`, the reports and the alerts read (`cityloop monitor <task>` says more); XCom `return_value` of `monitor` is
   the decision with its reasons.

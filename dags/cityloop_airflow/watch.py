@@ -64,8 +64,9 @@ class Retrain(OfTask):
         return said
 
 
-def predict(task: Any) -> Any:
-    return command("predict", "predict", task, "--live", base=Predict, skip_on=(4,), map_index_template=LABEL)
+def predict(task: Any, every: str) -> Any:
+    words = ("predict", task, "--live", "--every", every)
+    return command("predict", *words, base=Predict, skip_on=(4,), map_index_template=LABEL)
 
 
 def monitor(task: Any, after: Sequence[Any]) -> Any:

@@ -51,6 +51,8 @@ class Watch(Model):
     """Half an hour after what is fetched on the hour, so that its truth is there."""
     predict: Literal["all"] | tuple[Name, ...] = ()
     """Tasks whose champion answers for all sensors before that, with no server asked. all: those of series."""
+    every: Duration = dt.timedelta(hours=1)
+    """So far apart, back to the newest answer: data that come by the day are answered for by the hour all the same."""
 
     @property
     def named(self) -> tuple[str, ...]:

@@ -232,7 +232,7 @@ def publish(objects: "Objects", forecast: Answered) -> str:
     key = f"{FOLDER}/{task}/date={_day(forecast.issued)}/{name}.parquet"
     until = forecast.first + len(forecast.answer) * np.timedelta64(forecast.predictor.spec.step_s, "s")
     objects.put(key, encode([forecast]))
-    before = _latest(objects, task)
+    before = newest(objects, task)
     if before is None or before["issued"] <= issued:
         told = {"key": key, "digest": digest, "issued": issued, "until": _iso(until)}
         objects.put(f"{FOLDER}/{task}/latest.json", json.dumps(told).encode())
@@ -248,7 +248,7 @@ def latest(objects: "Objects", task: str, sensor: str | None = None) -> dict[str
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    told = _latest(objects, task)
+    told = newest(objects, task)
     if told is None:
         return None
     try:
@@ -265,8 +265,8 @@ def latest(objects: "Objects", task: str, sensor: str | None = None) -> dict[str
     return {name: _array(found[name]) for name in found.column_names} if len(found) else None
 
 
-def _latest(objects: "Objects", task: str) -> dict[str, str] | None:
-    """What latest.json says; None where there is none, or it is not ours."""
+def newest(objects: "Objects", task: str) -> dict[str, str] | None:
+    """{key, digest, issued, until} of the newest batch forecast; None where there is none, or it is not ours."""
     try:
         told = json.loads(objects.get(f"{FOLDER}/{task}/latest.json"))
         return {name: str(told[name]) for name in ("key", "digest", "issued", "until")}

@@ -173,14 +173,17 @@ def watching():
         ti.map_index, ti.try_number = 1, attempt
         return outcome(made, made.execute, ti)
 
+    def predict(task):
+        return watch.predict(task, "1h")
+
     def monitor(task):
-        return watch.monitor(task, after=[watch.predict(task)])
+        return watch.monitor(task, after=[predict(task)])
 
     nobody = {"why": "a: no release serves yet"}
     return {
-        "asked": step(watch.predict, {}),
-        "not asked": step(watch.predict, {}, "b"),
-        "nothing serves": step(watch.predict, nobody, code=4),
+        "asked": step(predict, {}),
+        "not asked": step(predict, {}, "b"),
+        "nothing serves": step(predict, nobody, code=4),
         "decided": step(monitor, RETRAIN, states={"predict": "success"}),
         "with no more answers": step(monitor, RETRAIN, states={"predict": "failed"}),
         "alone": step(monitor, RETRAIN, states={"predict": "skipped"}),
