@@ -4,7 +4,7 @@
     monitor/<task>/sensors/date=….json    the same sums by sensor, which only the last days' are read of
     monitor/<task>/drift/date=….json      what the champion's channels read on that day, against its reference
     monitor/<task>/summary.json           figures by release and role, beside baselines and frozen test
-    monitor/<task>/live.png               the error by day
+    monitor/<task>/glance.json            the latest of it in a few numbers; live.png: the error by day
     monitor/<task>/decision.json          whether to train anew, and why; decisions/<until>.json: all there were
 
 A day is scored again, and its file replaced whole, when its prediction files or the readings under them have changed:
@@ -22,6 +22,7 @@ import functools
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -33,11 +34,13 @@ from pipelines.core.errors import UserError
 from pipelines.core.grid import Series
 from pipelines.core.params import Params
 from pipelines.core.paths import Paths
+from pipelines.core.watching import Monitor
 from pipelines.models.evaluation import sums, tally
 from pipelines.models.evaluation.logged import Truth
 from pipelines.release import bundle, predictions
 from pipelines.release.store import Store
-from pipelines.watch import alerts, decisions, drift, noticed, routes, scoring, waiting
+from pipelines.watch import alerts, decisions, drift, noticed, routes, scoring, waiting, week
+from pipelines.watch import back as back_
 from pipelines.watch.kept import Kept
 from pipelines.watch.noticed import Noticing
 from pipelines.watch.scoring import Room
@@ -46,11 +49,14 @@ Array = np.ndarray[Any, Any]
 FORM = 2
 """Of a day's file. Another number: all is scored again."""
 SENSORS = "sensors"
+Back = Callable[[str, str, str], None]
 DAY = re.compile(r"date=(\d{4}-\d{2}-\d{2})/[^/]+\.parquet$")
 
 
-def run(task: str, until: str | None = None, *, root: Path = Path()) -> dict[str, Any]:
+def run(task: str, until: str | None = None, *, root: Path = Path(), back: Back | None = None) -> dict[str, Any]:
     """Score what was answered by what was read until `until` (ISO, UTC; None: the end of the target source's window).
+
+    back: rolls a task back to a release, for a reason; asked where params say that this is automatic.
 
     Returns the summary. Raises UserError for a task of pictures or messages, without features, and where nothing was
     answered yet.
@@ -75,10 +81,14 @@ def run(task: str, until: str | None = None, *, root: Path = Path()) -> dict[str
             )
         summary = _summary(city, paths, room, days, end)
         summary["drift"] = drift.told(city, paths, store, kept, summary["champion"], end)
+        sensors = functools.cache(lambda day: kept.read(kept.day(day, SENSORS)))
+        classes = asked.classes.names if asked.classes else ()
+        week.set_apart(summary, sensors, classes)
         summary["decision"] = _decision(city, paths, room, kept, summary, end)
         kept.write("summary.json", files.to_json(summary))
+        _show(room, kept, summary, week.of(days, sensors, summary["champion"], classes, _channels(room, summary)))
+        _roll_back(asked.monitor, kept, summary, back)
         _alert(city, room, kept, summary, end)
-        kept.write("live.png", tally.drawn(task, summary))
         counts = {k: summary["join"][k] for k in ("scored", "waiting", "missing")}
         told.update(counts, days=len(days), scored_now=again)
         told.update(tally.in_short(summary))
@@ -168,8 +178,26 @@ def _decision(
         kept, summary, city.task(room.task).monitor, end, read,
         release.config if release else None, functools.partial(waiting.answer, city, paths, room.task),
     )  # fmt: skip
+    begun = back_.since(made)
+    if release and begun:
+        made["rollback"] = back_.proposed(
+            room.store, room.task, city.task(room.task), paths.joined(room.task), summary["champion"], begun, read,
+            decisions.unit(release.config),
+        )  # fmt: skip
     decisions.write(kept, made)
     return made
+
+
+def _roll_back(settings: Monitor, kept: Kept, summary: dict[str, Any], back: Back | None) -> None:
+    """By itself, where params say so and this is the latest decision."""
+    proposed = summary["decision"]["rollback"]
+    latest = kept.read(decisions.LATEST)["until"] == summary["decision"]["until"]
+    if not (proposed and latest and back and settings.rollback == "automatic"):
+        return
+    try:
+        back(summary["task"], proposed["to"], proposed["why"])
+    except UserError as error:
+        log.logger.warning("monitor %s: not rolled back: %s", summary["task"], error)
 
 
 def _alert(city: Params, room: Room, kept: Kept, summary: dict[str, Any], end: dt.datetime) -> None:
@@ -192,6 +220,20 @@ def _of_latest(room: Room, about: Noticing, end: dt.datetime) -> list[alerts.Ale
         return None
     release = room.release(str(latest["digest"][0])) if latest else None
     return about.of_forecast(latest, end, release.config) if latest and release else None
+
+
+def _show(room: Room, kept: Kept, summary: dict[str, Any], found: dict[str, Any] | None) -> None:
+    """What people look at. found: the champion's week."""
+    units = {c.get("unit") or "" for c in _channels(room, summary)}
+    glance = week.glance(summary, found, units.pop() if len(units) == 1 else "")
+    kept.write(week.GLANCE, files.to_json(glance))
+    kept.write("live.png", tally.drawn(room.task, summary))
+
+
+def _channels(room: Room, summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the champion answers about, as its bundle has it; nothing where there is none."""
+    release = room.release(summary["champion"]) if summary["champion"] else None
+    return release.targets if release else []
 
 
 def _frozen(paths: Paths, task: str) -> dict[str, Any] | None:

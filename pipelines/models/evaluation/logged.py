@@ -119,22 +119,22 @@ class Release:
 
     @cached_property
     def _channel(self) -> dict[tuple[str, str], int]:
-        return {(c["sensor"], c["kind"]): i for i, c in enumerate(self._targets)}
+        return {(c["sensor"], c["kind"]): i for i, c in enumerate(self.targets)}
 
     @property
-    def _targets(self) -> list[dict[str, Any]]:
+    def targets(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.config["channels"][: self.config["targets"]]
         return found
 
     @cached_property
     def district(self) -> dict[tuple[str, str], str]:
         """Of each target that is in one."""
-        return {(c["sensor"], c["kind"]): c["district"] for c in self._targets if c.get("district")}
+        return {(c["sensor"], c["kind"]): c["district"] for c in self.targets if c.get("district")}
 
     def other_units(self, truth: Truth) -> dict[tuple[str, str], tuple[str, str]]:
         """The release's own unit and that of what was read, of targets where these are not the same."""
         units = {(c["sensor"], c["kind"]): (c.get("unit"), truth.units.get((c["sensor"], c["kind"])))
-                 for c in self._targets}  # fmt: skip
+                 for c in self.targets}  # fmt: skip
         return {name: (a, b) for name, (a, b) in units.items() if a and b and a != b}
 
     def channel(self, rows: Rows) -> Array:

@@ -62,6 +62,11 @@ class Total:
         np.add.at(total, [number[getattr(self.names[i], of)] for i in mine], self.sums[mine])
         return {value: self.told(total[i]) for value, i in number.items()}
 
+    def without(self, role: str, sensors: Container[str]) -> dict[str, Any]:
+        """Of a role, but for these sensors."""
+        mine = [i for i, n in enumerate(self.names) if (n.part, n.role) == ("sensor", role) and n.value not in sensors]
+        return self.told(self.sums[mine].sum(0))
+
     def days(self, roles: Container[str]) -> set[str]:
         return {name.day for name in self.names if name.role in roles}
 
