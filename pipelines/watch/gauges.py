@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 DECISIONS = ("retrain", "watch", "fine")
 METHODS = ("model", "last_value", "profile")
-JOIN = ("scored", "waiting", "unsettled", "missing", "unanswered")
 Read = Callable[[str], str | None]
 """The text of a file of the city, by its path below the root; None where there is none."""
 
@@ -188,11 +187,12 @@ def _monitored(book: Book, task: str, kept: Kept, end: dt.datetime | None) -> No
     for method in METHODS:
         value = _at(summary, "frozen_test", method, metric)
         book.gauge("frozen_score", "The same on the frozen test", value, task=task, metric=metric, method=method)
-    for state in JOIN:
-        about = "Logged answers, by what became of them"
-        book.gauge("answers", about, _at(summary, "join", state), task=task, state=state)
+    for state, found in _items(_at(summary, "join")):
+        if isinstance(found, int) and state not in ("rows", "days"):
+            book.gauge("answers", "Logged answers, by what became of them", found, task=task, state=state)
     unknown = sum(count for _, count in _items(_at(summary, "join", "unknown")) if isinstance(count, int))
-    book.gauge("answers", "", unknown if summary else None, task=task, state="unknown")
+    about = "Logged answers, by what became of them"
+    book.gauge("answers", about, unknown if summary else None, task=task, state="unknown")
     book.gauge("join_coverage", "Of answers that are due, the share with truth", _at(summary, "join", "coverage"),
                task=task)  # fmt: skip
     unreadable = _at(summary, "join", "unreadable")
