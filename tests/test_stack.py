@@ -54,6 +54,20 @@ def test_all_is_healthy_and_a_second_up_says_so(stack: Stack) -> None:
     assert "EXECUTOR=celery" in other.stderr
 
 
+def test_it_is_watched_by_one_who_may_only_look(stack: Stack) -> None:
+    metrics = stacked.Client(stack.urls["exporter"])
+    stacked.until(lambda: "cityloop_registry_up 1.0" in metrics.get("/metrics").text, 90, "MLflow's answer")
+    assert "cityloop_store_up 1.0" in metrics.get("/metrics").text
+    if stacked.PROMETHEUS:
+        ask = stacked.Client(stack.urls["prometheus"])
+
+        def scraped() -> bool:
+            found = ask.get("/api/v1/query", params={"query": "up == 1"}).json()["data"]["result"]
+            return {each["metric"]["job"] for each in found} == {"serving", "exporter"}
+
+        stacked.until(scraped, 60, "both scraped")
+
+
 def test_nothing_listens_beyond_this_machine(stack: Stack) -> None:
     listening = {
         connection.laddr

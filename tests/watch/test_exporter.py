@@ -109,6 +109,16 @@ def test_a_pointer_that_says_otherwise_is_told(root: Path, store: Store) -> None
     assert only(anew(Exporter(root))["pointer_wrong"], TASK) == 1
 
 
+def test_another_store_in_its_place_is_another_ledger(root: Path, store: Store) -> None:
+    found = Exporter(root)
+    for digest in ("d1", "d2"):
+        decide(store, "promote", digest, "serving")
+    assert only(anew(found)["promotions_total"], TASK, '"promote"', '"serving"') == 2
+    shutil.rmtree(store.where)
+    decide(store, "promote", "d3", "serving")
+    assert only(anew(found)["promotions_total"], TASK, '"promote"', '"serving"') == 1
+
+
 @pytest.mark.parametrize("what", ["summary.json", "decision.json"])
 @pytest.mark.parametrize("said", [b"{", b"[]", b"7", b'{"releases": [], "join": 3, "drift": {"days": {"x": 0}}}',
                                   b'{"decision": {"a": 1}, "error": {"live": "much", "gate": NaN}}'])  # fmt: skip
