@@ -13,6 +13,7 @@ Channels are ordered by the day they first appear, then by sensor and kind. A ch
 known by its month's end, so a sensor added later widens later chunks and leaves closed months alone.
 """
 
+import dataclasses
 import datetime as dt
 import mmap
 from collections.abc import Callable, Iterable
@@ -67,6 +68,12 @@ class Series:
         chunks = tuple((c["file"], c["lo"], c["hi"]) for c in grid["chunks"])
         step = np.timedelta64(grid["step_s"], "s")
         return cls(folder, np.datetime64(grid["start"], "s"), step, grid["length"], chunks, grid.get("timezone", "UTC"))
+
+    def asking(self, lo: int, hi: int) -> "Series":
+        """The same grid with rows [lo, hi) as its test."""
+        made = dataclasses.replace(self)
+        made.__dict__["splits"] = {**self.splits, "test": (lo, hi)}  # what the cached property would read
+        return made
 
     @cached_property
     def channels(self) -> pa.Table:

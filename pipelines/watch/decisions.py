@@ -34,7 +34,6 @@ def made(
     """
     told = config or {}
     ended = told.get("training", {}).get("until")
-    units = {c.get("unit") or "" for c in told.get("channels", [])[: told.get("targets", 0)]}
     facts = Facts(
         summary,
         settings,
@@ -42,12 +41,18 @@ def made(
         data,
         parse_instant(ended) if ended else None,
         earlier(kept, until, settings.days * DAY),
-        unit=units.pop() if len(units) == 1 else "",
+        unit=unit(config) if config else "",
     )
     found = decide(facts)
     if found["retrain"] and facts.asked and (waits := waiting()):
         found = decide(replace(facts, waiting=waits))
     return found
+
+
+def unit(config: dict[str, Any]) -> str:
+    """Of all a bundle's targets; none where they differ."""
+    units = {channel.get("unit") or "" for channel in config["channels"][: config["targets"]]}
+    return units.pop() if len(units) == 1 else ""
 
 
 def write(kept: Kept, decision: Decision) -> None:
@@ -70,18 +75,19 @@ def earlier(kept: Kept, until: dt.datetime, span: dt.timedelta) -> list[Decision
     return found
 
 
-def changes(objects: Objects, task: str) -> list[Decision]:
+def changes(objects: Objects, task: str, since: str = "") -> list[Decision]:
     """Decisions that differ from the one before, as far as the last of each day tell; and all that asked for training.
 
-    Oldest first.
+    Oldest first. since: none made before that moment (ISO).
     """
     kept = Kept(objects, task)
-    last = {name[:10]: name for name in _names(kept)}  # of each day
+    last = {name[:10]: name for name in _names(kept) if name >= since}  # of each day
     found: dict[str, Decision] = {}
     before: Decision = {}
     for name in last.values():
         told = kept.read(f"{FOLDER}/{name}.json") or before
-        if told["asked"] not in (None, before.get("asked")) and (asked := kept.read(f"{FOLDER}/{told['asked']}.json")):
+        new = told["asked"] not in (None, before.get("asked")) and told["asked"] >= since
+        if new and (asked := kept.read(f"{FOLDER}/{told['asked']}.json")):
             found[told["asked"]] = asked
         if (told["decision"], [*told["causes"]]) != (before.get("decision"), [*before.get("causes", {})]):
             found[name] = told

@@ -90,6 +90,13 @@ def over(was: dt.datetime, days: int) -> str:
     return f"There was reason to watch until {moment(was)}; it is over after {_days(days)} without any."
 
 
+def line(decision: dict[str, Any]) -> str:
+    """The whole of it, for a terminal."""
+    back = decision["rollback"]
+    said = [*decision["reasons"], *([back["why"]] if back else [])]
+    return f"{decision['task']}: {decision['decision']}. {' '.join(said)}"
+
+
 def some(names: list[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more

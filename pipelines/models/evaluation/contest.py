@@ -163,6 +163,24 @@ def hold(task: Task, candidate: Entrant, champion: Entrant | None, apart: str, r
     return judge(task, candidate, None if apart else champion, apart, ridge)
 
 
+def duel(task: Task, candidate: Entrant, champion: Entrant) -> Field | None:
+    """The two alone, without baselines; None where they, or the test, do not allow it."""
+    if _strangers(candidate, champion):
+        return None
+    data, aux = candidate.data, candidate.aux
+    if "alarm" in candidate.objective.CALIBRATION:
+        heard = alarms.hear(data, {"model": Method(candidate.answer, aux)}, *_settings(candidate))
+        told = heard.label is not None and bool((heard.label[heard.seen] > 0.5).any())
+        return _heard_both(candidate, champion, heard) if told else None
+    test = Frozen.of(data, candidate.objective, aux, _stride(task, data), task.evaluate.points)
+    return _shared(test, candidate, champion, candidate.answer(test.rows))
+
+
+def _stride(task: Task, data: Windows) -> int:
+    asked = task.evaluate.stride
+    return max(1, int(asked.total_seconds() // data.spec.step_s) if asked else data.spec.horizon)
+
+
 def _strangers(candidate: Entrant, champion: Entrant) -> str:
     """Why the two cannot be compared, if they cannot."""
     ours, theirs = (e.predictor.config for e in (candidate, champion))
@@ -183,24 +201,31 @@ def _rivals(task: Task, candidate: Entrant, aux: dict[str, Any], ridge: Ridge) -
 
 
 def _forecasts(task: Task, candidate: Entrant, champion: Entrant | None, apart: str, ridge: Ridge) -> Contest:
-    data, objective, aux, settings = candidate.data, candidate.objective, candidate.aux, task.evaluate
-    stride = int(settings.stride.total_seconds() // data.spec.step_s) if settings.stride else data.spec.horizon
-    test = Frozen.of(data, objective, aux, max(1, stride), settings.points)
-    methods = {"model": Method(candidate.answer, {**aux, "decision": candidate.decision})}
-    methods |= _rivals(task, candidate, aux, ridge)
+    data, objective, aux = candidate.data, candidate.objective, candidate.aux
+    test = Frozen.of(data, objective, aux, _stride(task, data), task.evaluate.points)
+    methods = {"model": _method(candidate), **_rivals(task, candidate, aux, ridge)}
     given = {name: method.answer(test.rows) for name, method in methods.items()}
     duel = None
     if champion is not None:
-        theirs = _answer_to(test, candidate, champion)
-        shared = replace(test, truth=np.where(np.isfinite(theirs[..., 0]), test.truth, np.nan))
-        if np.isfinite(shared.truth).any():
-            other = Method(champion.answer, {**aux, "decision": champion.decision})
-            two = {"model": methods["model"], "champion": other}
-            duel = _field(shared, objective, two, {"model": given["model"], "champion": theirs})
-        else:
-            apart = "no target that both answer was read in the test period"
+        duel = _shared(test, candidate, champion, given["model"])
+        apart = "" if duel else "no target that both answer was read in the test period"
     among = _field(test, objective, methods, given)
     return Contest(objective.PRIMARY, objective.HIGHER_IS_BETTER, test.period(), among, duel, apart)
+
+
+def _method(entrant: Entrant) -> Method:
+    return Method(entrant.answer, {**entrant.aux, "decision": entrant.decision})
+
+
+def _shared(test: Frozen, candidate: Entrant, champion: Entrant, given: Array) -> Field | None:
+    """The two where both answer, None: nowhere. given: what the candidate answers."""
+    theirs = _answer_to(test, candidate, champion)
+    shared = replace(test, truth=np.where(np.isfinite(theirs[..., 0]), test.truth, np.nan))
+    if not np.isfinite(shared.truth).any():
+        return None
+    other = Method(champion.answer, {**candidate.aux, "decision": champion.decision})
+    two = {"model": _method(candidate), "champion": other}
+    return _field(shared, candidate.objective, two, {"model": given, "champion": theirs})
 
 
 def _answer_to(test: Frozen, candidate: Entrant, champion: Entrant) -> Array:
@@ -231,20 +256,22 @@ def _alarms(task: Task, candidate: Entrant, champion: Entrant | None, apart: str
         return Contest("alarm_rate", False, test, None, None, apart, {"alarm_rate": rate})
     others = alarms.hear(data, _rivals(task, candidate, aux, ridge), noise, alarm)
     heard = alarms.Heard(heard.scores | others.scores, heard.threshold | others.threshold, heard.label)
-    duel = None
-    if champion is not None:
-        own = alarms.hear(champion.data, {"model": Method(champion.answer, aux)}, *_settings(champion))
-        theirs = np.full(heard.scores["model"].shape, np.nan)
-        theirs[:, [candidate.targets.index(name) for name in champion.targets]] = own.scores["model"]
-        both = alarms.Heard(
-            {"model": heard.scores["model"], "champion": theirs},
-            {"model": heard.threshold["model"], "champion": own.threshold["model"]},
-            heard.label,
-        )
-        duel = _heard_field(data, objective, both)
+    duel = _heard_both(candidate, champion, heard) if champion is not None else None
     among = _heard_field(data, objective, heard)
     test |= {"points": len(among.block), "blocks": len(np.unique(among.block))}
     return Contest(objective.PRIMARY, True, test, among, duel, apart)
+
+
+def _heard_both(candidate: Entrant, champion: Entrant, heard: alarms.Heard) -> Field:
+    own = alarms.hear(champion.data, {"model": Method(champion.answer, candidate.aux)}, *_settings(champion))
+    theirs = np.full(heard.scores["model"].shape, np.nan)
+    theirs[:, [candidate.targets.index(name) for name in champion.targets]] = own.scores["model"]
+    both = alarms.Heard(
+        {"model": heard.scores["model"], "champion": theirs},
+        {"model": heard.threshold["model"], "champion": own.threshold["model"]},
+        heard.label,
+    )
+    return _heard_field(candidate.data, candidate.objective, both)
 
 
 def _settings(entrant: Entrant) -> tuple[Array, dict[str, float]]:
