@@ -2,6 +2,7 @@
 
 import datetime as dt
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ SCORES = ("macro_f1", "precision")
 """Metrics of which more is better; those of the others that have a gate are errors."""
 DUE = ("waiting", "missing", "unanswered", "scored")
 """Answers whose truth should have come, or is to."""
+FEWEST = 0.1
+"""Of the answers that are scored of a usual day, a day has at least this share, or says nothing."""
 FEWEST_ALARMS = 20
 """A day's precision is judged by no fewer."""
 
@@ -68,8 +71,9 @@ class Judged:
         metric, tested = summary["primary"], summary.get("frozen_test") or {}
         frozen, rival = (_number(tested.get(name, {}).get(metric)) for name in ("model", "last_value"))
         made = cls(metric, metric in SCORES, frozen if metric != "alarm_rate" else None)
-        told = (summary.get("drift") or {}).get("days", {})
-        for day, found in _by_day(summary).items():
+        told, by_day = (summary.get("drift") or {}).get("days", {}), _by_day(summary)
+        usual = statistics.median(found["scored"] for found in by_day.values()) if by_day else 0
+        for day, found in by_day.items():
             if dt.date.fromisoformat(day) + dt.timedelta(days=1) > _day(until):
                 continue
             due, live = sum(found[name] for name in DUE), _number(found["model"].get(metric))
@@ -77,7 +81,8 @@ class Judged:
                 made.blind.append(day)
                 continue
             made.blind.clear()
-            if live is None or not made.frozen or due - found["scored"] > settings.missing * due or _few(found, metric):
+            few = found["scored"] < FEWEST * usual or _few_alarms(found, metric)
+            if live is None or not made.frozen or few or due - found["scored"] > settings.missing * due:
                 continue
             made.days.append(
                 Day(
@@ -123,7 +128,7 @@ def _by_day(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return dict(sorted(days.items()))
 
 
-def _few(found: dict[str, Any], metric: str) -> bool:
+def _few_alarms(found: dict[str, Any], metric: str) -> bool:
     return metric == "precision" and (found["model"].get("alarm_rate") or 0) * found["scored"] < FEWEST_ALARMS
 
 

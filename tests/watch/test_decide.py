@@ -195,6 +195,11 @@ def test_precision_is_not_judged_by_a_handful_of_alarms() -> None:
     assert decided(many, 5)["decision"] == "retrain"
 
 
+def test_a_day_of_hardly_any_answers_says_nothing() -> None:
+    told = summary([*[GOOD] * 5, *[figures(BAD, rows=rows) for rows in (9, 9, 10)]])
+    assert decided(told, 8)["error"]["days_above"] == 1
+
+
 def daily(told: Callable[[int], dict[str, Any]], days: int, times: int = 1, **more: Any) -> list[dict[str, Any]]:
     """Decisions `times` a day, each knowing those before."""
     made: list[dict[str, Any]] = []
