@@ -33,14 +33,14 @@ import numpy as np
 from pipelines.core import files, log, params
 from pipelines.core.errors import UserError
 from pipelines.core.grid import Series
-from pipelines.core.params import Params, Task
+from pipelines.core.params import Params
 from pipelines.core.paths import Paths
 from pipelines.core.watching import Monitor
 from pipelines.models.evaluation import sums, tally
 from pipelines.models.evaluation.logged import Truth
 from pipelines.release import bundle, predictions
 from pipelines.release.store import Store
-from pipelines.watch import alerts, decisions, drift, noticed, report, routes, scoring, waiting, week
+from pipelines.watch import alerts, decisions, drift, noticed, report, routes, scoring, shown, waiting, week
 from pipelines.watch import back as back_
 from pipelines.watch.kept import Kept
 from pipelines.watch.noticed import Noticing
@@ -87,10 +87,8 @@ def run(task: str, until: str | None = None, *, root: Path = Path(), back: Back 
         week.set_apart(summary, sensors, classes)
         summary["decision"] = _decision(city, paths, room, kept, summary, end)
         kept.write("summary.json", files.to_json(summary))
-        _show(
-            asked, room, kept, summary, week.of(days, sensors, summary["champion"], classes, _channels(room, summary))
-        )
-        _roll_back(asked.monitor, kept, summary, back)
+        found = week.of(days, sensors, summary["champion"], classes, _channels(room, summary))
+        _show(city, paths, room, kept, summary, found)
         _alert(city, room, kept, summary, end)
         counts = {k: summary["join"][k] for k in ("scored", "waiting", "missing")}
         told.update(counts, days=len(days), scored_now=again)
@@ -225,14 +223,19 @@ def _of_latest(room: Room, about: Noticing, end: dt.datetime) -> list[alerts.Ale
     return about.of_forecast(latest, end, release.config) if latest and release else None
 
 
-def _show(asked: Task, room: Room, kept: Kept, summary: dict[str, Any], found: dict[str, Any] | None) -> None:
+def _show(
+    city: Params, paths: Paths, room: Room, kept: Kept, summary: dict[str, Any], found: dict[str, Any] | None
+) -> None:
     """What people look at. found: the champion's week."""
     units = {c.get("unit") or "" for c in _channels(room, summary)}
     glance = week.glance(summary, found, units.pop() if len(units) == 1 else "")
     kept.write(week.GLANCE, files.to_json(glance))
-    made = decisions.changes(room.store.objects, room.task)
-    kept.write(report.NAME, report.page(report.Facts(room.task, asked, summary, found, glance, made)))
     kept.write("live.png", tally.drawn(room.task, summary))
+    since = f"{params.parse_instant(summary['until']) - report.SHOWN * dt.timedelta(days=1):%FT%TZ}"
+    made = decisions.changes(room.store.objects, room.task, since)
+    page = report.page(report.Facts(room.task, city.task(room.task), summary, found, glance, made))
+    kept.write(report.NAME, page)
+    shown.tell(paths, kept, glance, page)
 
 
 def _channels(room: Room, summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -303,7 +303,7 @@ def _training(request: dict[str, Any]) -> dict[str, str]:
 def description(card: str, entry: Entry, run_id: str, before: str = "") -> str:
     """The card with a lineage section, within what MLflow's database holds; `before`: what stood there.
 
-    A verdict that a gate has put there stays.
+    A verdict that a gate has put there stays, and so does what monitor says of it.
     """
     dirty = ", **with changes that are not committed**" if entry.dirty else ""
     rooms = f"`card@{entry.name}` and what it rests on, {len(entry.stages)} stages"
@@ -312,8 +312,10 @@ def description(card: str, entry: Entry, run_id: str, before: str = "") -> str:
         f"{rooms if entry.stages else 'no stage (the rooms were run by hand)'}; MLflow run `{run_id}`."
     )
     text = page.put(card, "Lineage", lineage)
-    verdict = page.get(before, "Verdict")
-    return page.fit(page.put(text, "Verdict", verdict, before=page.RESULTS) if verdict else text, DESCRIPTION_LIMIT)
+    for title in ("Verdict", page.LIVE):
+        if told := page.get(before, title):
+            text = page.put(text, title, told, before=page.RESULTS)
+    return page.fit(text, DESCRIPTION_LIMIT)
 
 
 def _nominate(tracking: Tracking, name: str) -> None:

@@ -11,7 +11,8 @@ so that it matters little who comes first.
 import re
 
 RESULTS = "Results on the frozen test"
-KEPT = ("Verdict", "Review", "Lineage")
+LIVE = "Live"
+KEPT = ("Verdict", LIVE, "Review", "Lineage")
 """Sections that are never cut."""
 NOTICE = "… the rest is in the run's artifact `card/card.md`."
 _HEAD = re.compile(r"^## (.+)$", re.MULTILINE)
