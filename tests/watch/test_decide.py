@@ -96,6 +96,7 @@ def classed(f1: float, last: float = 0.6) -> dict[str, Any]:
         (summary([GOOD, *[figures(BAD, 6.0)] * 4], drift=drift(1)), 5, "retrain", "The city has changed"),
         (summary([*[GOOD] * 3, *[figures(BAD, rows=100, scored=60, missing=40)] * 2]), 5, "watch",
          "more than 30% of the answers from 2025-04-04 to 2025-04-05 met none"),
+        (summary([GOOD, *[figures(BAD, scored=60, missing=40), GOOD] * 2]), 5, "fine", "within"),
         (summary([*[GOOD] * 3, *[figures(BAD, scored=60, waiting=40)] * 2]), 5, "fine", "2 km/h on 2025-04-03"),
         (summary([GOOD] * 5, drift=drift(new_sensors=["n1"])), 5, "watch", "1 of 10 sensors are unknown"),
         (summary([GOOD] * 5, drift=drift(new_sensors=["n1"], sensors=11)), 5, "fine", "within"),

@@ -1,19 +1,25 @@
 """Decisions of `cityloop monitor`: of a real city's answers, written down once for each moment."""
 
 import datetime as dt
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import toy_city
+from click.testing import CliRunner
 from receivers import Hook
+from safetensors.numpy import load, save
 from small_city import put
 
 from pipelines import features, history, monitor, predict
+from pipelines.__main__ import main
 from pipelines.core import files
 from pipelines.core.paths import Paths
+from pipelines.release import bundle
 from pipelines.release.ledger import Ledger
-from pipelines.release.store import Store
+from pipelines.release.store import Pointer, Store
 
 UNTILS = [f"2025-02-{day}T{hour:02}:00:00Z" for day in (21, 22, 23, 24, 25, 26) for hour in (6, 16)]
 CHANGE = dt.datetime(2025, 2, 23, tzinfo=dt.UTC)
@@ -44,8 +50,9 @@ def promoted(root: Path, mae: float, digest: str) -> None:
     """The champion's promotion, in the ledger as the gate saw it."""
     scores = {"model": {"mae": mae}, "last_value": {"mae": 1e9}}
     ledger = Ledger(Store.of(Paths(root)).objects, "ahead")
-    record = {"action": "promote", "digest": digest, "stable": digest, "by": "ada", "verdict": {"scores": scores}}
-    ledger.append(ledger.state(), {"state": "serving", **record})
+    state = ledger.state()
+    record = {"action": "promote", "digest": digest, "stable": digest, "previous": state.stable, "by": "ada"}
+    ledger.append(state, {"state": "serving", **record, "verdict": {"scores": scores}})
 
 
 def store(root: Path) -> Path:
@@ -100,3 +107,49 @@ def test_a_changed_city_is_trained_anew_once(root: Path, monkeypatch: pytest.Mon
         f"{champion(root)[:12]}  –        monitor  The mean absolute error is above the gate since 2025-02-23" in line
     )
     assert next(r for r in told if r["action"] == "promote")["seq"] == 1
+
+
+def test_a_release_that_is_worse_for_certain_is_rolled_back_where_params_say_so(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = champion(root)
+    live = monitor.run("ahead", UNTILS[3], root=root)["releases"][good]["batch"]["model"]["mae"]
+    promoted(root, live, good)
+    bad = spoilt(root, tmp_path / "bad")
+    promoted(root, live, bad)
+    for until in [f"2025-02-{day}T{hour:02}:00:00Z" for day in (22, 23, 24, 25) for hour in range(0, 24, 6)]:
+        predict.run("ahead", until, root=root)
+    hook = Hook()
+    monkeypatch.setenv("CITYLOOP_NOTIFY", hook.address)
+    told = CliRunner().invoke(main, ["-C", str(root), "monitor", "ahead", "--until", "2025-02-26", "--json"])
+    assert told.exit_code == 0, told.output
+    proposal = json.loads(told.stdout)["decision"]["rollback"]
+    assert proposal["to"] == good
+    assert 0 < proposal["low"] < proposal["gain"]
+    assert "ahead: what served before would do better" in hook.titles()
+    assert champion(root) == bad
+    toy_city.write_params(root, ahead={**toy_city.TRAFFIC, "monitor": {**WATCHED, "rollback": "automatic"}})
+    told = CliRunner().invoke(main, ["-C", str(root), "monitor", "ahead", "--until", "2025-02-26"])
+    assert told.exit_code == 0, told.output
+    assert f"{good[:12]}, which served before, would have done better" in told.stdout
+    head = Ledger(Store.of(Paths(root)).objects, "ahead").state().head
+    assert (head["action"], head["state"], head["stable"], head["by"]) == ("rollback", "serving", good, "monitor")
+    assert champion(root) == good
+    again = CliRunner().invoke(main, ["-C", str(root), "monitor", "ahead", "--until", "2025-02-26T06:00:00Z"])
+    assert again.exit_code == 0, again.output
+    assert champion(root) == good
+    hook.server.shutdown()
+
+
+def spoilt(root: Path, place: Path) -> str:
+    """The champion, off by a good deal, in the store, where it serves."""
+    store = Store.of(Paths(root))
+    folder = store.fetch("ahead", champion(root))
+    contents = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    del contents[bundle.MANIFEST]
+    tables = load(contents["tables.safetensors"])
+    contents["tables.safetensors"] = save({**tables, "profile": np.roll(tables["profile"], 6, axis=0)})
+    bundle.write(place, contents)
+    digest = store.put("ahead", place)
+    store.point(Pointer("ahead", 2, digest))
+    return digest
