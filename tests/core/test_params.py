@@ -74,6 +74,10 @@ BAD = [
     ("  name: simulated\n", "  name: [simulated\n", "not valid YAML"),
     ("{predict: all}", "{predict: [traffic]}", "schedule.monitor.predict: no 'traffic' in params.yaml"),
     ("{predict: all}", "{cron: often}", "schedule.monitor.cron: 'often' is no schedule"),
+    ("kind: pm25, above", "kind: no2, above", "tasks.air_quality.alerts.limits.0: 'no2' is nothing that this task forecasts"),
+    ("mean: 24h", "mean: 25h", "tasks.air_quality.alerts.limits.0.mean: not a multiple of the step up to the horizon"),
+    ("sure: 0.5", "sure: 0.7", "tasks.air_quality.alerts.limits.0: sure: 0.7 is none of 0.1, 0.5, 0.9"),
+    ("above: 25", "above: 25, below: 3", "tasks.air_quality.alerts.limits.0: give `above` or `below`"),
     ("city:\n", "window: {}\ncity:\n", "params.yaml: window: unknown key; window ends belong in window.yaml"),
 ]  # fmt: skip
 
