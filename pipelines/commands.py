@@ -250,21 +250,30 @@ def predict(
 @command('cityloop monitor traffic_speed --until "2025-04-07"')
 @click.argument("task")
 @click.option("--until", metavar="TIME", help="Readings until then count (ISO, UTC); default: the window's end.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Copy the page for people there.")
 @of_head
 @as_json
-def monitor(root: Path, task: str, until: str | None, live: bool, plain: bool) -> None:
+def monitor(root: Path, task: str, until: str | None, report: Path | None, live: bool, plain: bool) -> None:
     """Score what was answered by what was read since: the live error.
 
     --json prints all of it; with --live the decision alone, in one line.
     """
     from pipelines import monitor as room
     from pipelines.core import files
+    from pipelines.core.paths import Paths
+    from pipelines.release.store import Store
     from pipelines.watch import said
+    from pipelines.watch.kept import Kept
 
     if live:
         kept = _at_live(root, "monitor", task, {"--until": until})
+    else:
+        told = room.run(task, until, root=root, back=functools.partial(_back, root))
+        kept = Kept(Store.of(Paths(root)).objects, task)
+    if report:
+        files.write_bytes(report, kept.objects.get(kept.key("report.html")))
+    if live:
         return click.echo(json.dumps(kept.read("decision.json"))) if plain else None
-    told = room.run(task, until, root=root, back=functools.partial(_back, root))
     if plain:
         click.echo(files.to_json(told).decode(), nl=False)
     else:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import toy_city
+from click.testing import CliRunner
 
 from pipelines import monitor, predict
+from pipelines.__main__ import main
 from pipelines.core import files, params
 from pipelines.core.paths import Paths
 from pipelines.release.store import Store
@@ -180,3 +182,10 @@ def test_a_browser_shows_it_on_a_phone_and_loads_nothing(city: Path, tmp_path: P
     assert asked == [page.as_uri()]
     assert trouble == []
     assert len(shades) == 2
+
+
+def test_the_command_copies_it_out(city: Path, tmp_path: Path) -> None:
+    out = tmp_path / "week.html"
+    told = CliRunner().invoke(main, ["-C", str(city), "monitor", "ahead", "--report", str(out)])
+    assert told.exit_code == 0, told.output
+    assert out.read_bytes() == (city / ".cityloop/store/monitor/ahead/report.html").read_bytes()
