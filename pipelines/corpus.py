@@ -7,14 +7,12 @@ pretrain again. Chunks that close before the cut are links to those of the featu
 
 import datetime as dt
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
-from pipelines.core import grid, log, params
+from pipelines.core import cut, grid, log, params
 from pipelines.core.errors import UserError
 from pipelines.core.params import Source
 from pipelines.core.paths import Paths
@@ -37,16 +35,16 @@ def run(key: str, *, root: Path = Path()) -> None:
         for name in log.progress(names, "corpus", len(names), "sources"):
             source = city.sources[name]
             series = _open(paths.features(backbone.modality, name), name)
-            until = backbone.corpus.until.get(name)
-            cut = min(series.row(until or source.test_from), series.length)
-            columns = _columns(series, cut)
+            given = backbone.corpus.until.get(name)
+            until = min(series.row(given or source.test_from), series.length)
+            columns = _columns(series, until)
             if not len(columns):
                 at = f"{params.PARAMS}: " + (
-                    f"backbones.{key}.corpus.until.{name}" if until else f"sources.{name}.test_from"
+                    f"backbones.{key}.corpus.until.{name}" if given else f"sources.{name}.test_from"
                 )
-                raise UserError(f"{at}: {name} has no values before {until or source.test_from:%Y-%m-%d} to learn from")
-            _write(folder / name, series, source, cut, columns)
-            steps, values = steps + cut, values + cut * len(columns)
+                raise UserError(f"{at}: {name} has no values before {given or source.test_from:%Y-%m-%d} to learn from")
+            _write(folder / name, series, source, until, columns)
+            steps, values = steps + until, values + until * len(columns)
         for stale in set(folder.glob("*")) - {folder / name for name in names}:
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         told.update(sources=len(names), steps=steps, cells=values)
@@ -59,41 +57,21 @@ def _open(folder: Path, source: str) -> grid.Series:
         raise UserError(f"{folder}: no features; run `cityloop features {source}`") from None
 
 
-def _columns(series: grid.Series, cut: int) -> Array:
-    """The channels, int [K] ascending, that are no labels and have a value before row `cut`."""
-    seen = np.zeros(len(series.channels), bool)
-    for lo in range(0, cut, series.block):
-        seen |= np.isfinite(series.read(lo, min(lo + series.block, cut))).any(0)
-    return np.flatnonzero(seen & ~np.array(series.channels["label"].to_pylist(), bool))
+def _columns(series: grid.Series, until: int) -> Array:
+    """The channels, int [K] ascending, that are no labels and have a value before row `until`."""
+    return np.flatnonzero(cut.seen(series, until) & ~np.array(series.channels["label"].to_pylist(), bool))
 
 
-def _write(folder: Path, series: grid.Series, source: Source, cut: int, columns: Array) -> None:
+def _write(folder: Path, series: grid.Series, source: Source, until: int, columns: Array) -> None:
     channels = series.channels.take(columns)
-    edges = series.edges
-    if edges is not None:
-        sensors = pc.unique(channels["sensor"])
-        edges = edges.filter(pc.and_(pc.is_in(edges["source"], sensors), pc.is_in(edges["target"], sensors)))
-    validation = min(series.row(source.validation_from), cut)
+    validation = min(series.row(source.validation_from), until)
     grid.write(
         folder,
         start=series.when(0),
         step=dt.timedelta(seconds=series.step_s),
-        months=_months(series, cut, columns),
+        months=cut.months(series, until, columns),
         channels=channels,
-        splits={"train": (0, validation), "validation": (validation, cut), "test": (cut, cut)},
-        edges=edges,
+        splits={"train": (0, validation), "validation": (validation, until), "test": (until, until)},
+        edges=cut.edges(series.edges, channels),
         timezone=series.timezone,
     )
-
-
-def _months(series: grid.Series, cut: int, columns: Array) -> Iterator[tuple[str, Array | Path]]:
-    for file, lo, hi in series.chunks:
-        if lo >= cut:
-            return
-        path = series.folder / file
-        width = np.load(path, mmap_mode="r", allow_pickle=False).shape[1]
-        known = columns[columns < width]
-        if hi <= cut and len(known) == width:
-            yield path.stem, path
-        else:
-            yield path.stem, series.read(lo, min(hi, cut), known)

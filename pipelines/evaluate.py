@@ -3,6 +3,7 @@
 Timings go to metrics/latency/<task>.json, which no stage depends on, for they differ from run to run.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +70,25 @@ def _items(city: Params, key: str, paths: Paths) -> dict[str, Any]:
 
 
 def _windows(key: str, paths: Paths, predictor: Predictor) -> Windows:
-    """The task's joined data in the bundle's own windows."""
+    """The task's joined data in the bundle's own windows, with the channels that it reads."""
     if not (paths.joined(key) / "roles.json").exists():
         raise UserError(f"{paths.joined(key)}: no joined data; run `cityloop join {key}` first")
     data = Windows.of_task(paths.joined(key), predictor.spec, predictor.reconstruct)
-    have = list(zip(data.channel("sensor"), data.channel("kind"), strict=True))
-    if have != [(c["sensor"], c["kind"]) for c in predictor.channels]:
+    at = {name: i for i, name in enumerate(zip(data.channel("sensor"), data.channel("kind"), strict=True))}
+    there = [at.get((c["sensor"], c["kind"]), -1) for c in predictor.channels]
+    targets = sum(c["role"] == "target" for c in predictor.channels)
+    if -1 in there or max(there[:targets]) >= data.targets:
         raise UserError(
             f"{paths.task(key)}: this bundle reads other channels than {paths.joined(key)}; run finetune again"
         )
-    return data
+    # What has come since the training is not what this bundle is about.
+    return replace(
+        data,
+        columns=tuple(data.columns[i] for i in there),
+        targets=targets,
+        labels=tuple(data.labels[i] for i in there[:targets]) if data.labels else (),
+        ahead=sum(c["role"] == "ahead" for c in predictor.channels),
+    )
 
 
 def _answer(predictor: Predictor, data: Windows, silent: Array | None = None) -> Answer:

@@ -24,7 +24,7 @@ def run(key: str, *, root: Path = Path()) -> None:
     if task.modality != "series":
         return _pictures_or_messages(key, task, city.source(task.target.source), paths)
     with log.room("finetune", key) as told:
-        data = beginning.task_windows(city, task, paths.joined(key))
+        data = beginning.task_windows(city, task, paths.learn(key))
         init = Store.of(paths).fetch(key, task.finetune.init) if task.finetune.init else None
         begin = beginning.Beginning.of(city, task, data, paths.backbone(task.backbone), init)
 
@@ -38,6 +38,7 @@ def run(key: str, *, root: Path = Path()) -> None:
         before = adapted.errors_by_period() if begin.start else {}
         keep = adapted.train(f"finetune {key}", paths)
         kept = earned.keep(adapted, prepare, f"finetune {key}, rehearsal")
+        since = city.since(key)
         contents, chosen = package.contents(adapted, init)
         about = {
             "task": key,
@@ -47,7 +48,11 @@ def run(key: str, *, root: Path = Path()) -> None:
             "inputs": [more.model_dump() for more in task.inputs],
             "backbone": begin.backbone,
             "init": task.finetune.init,
-            "training": {"until": beginning.training_end(data), "windows": len(adapted.lessons.new)},
+            "training": {
+                "until": beginning.training_end(data),
+                "since": f"{since:%FT%T}" if since else None,
+                "windows": len(adapted.lessons.new),
+            },
             **chosen,
         }
         contents["config.json"] = files.to_json({**package.describe(adapted), **about})
@@ -79,11 +84,11 @@ def _pictures_or_messages(key: str, task: Task, source: Source, paths: Paths) ->
         if task.modality == "image":
             from pipelines.models.image.tuning import finetune as look
 
-            made = look(key, task, paths.joined(key), start, init, paths)
+            made = look(key, task, paths.learn(key), start, init, paths)
         else:
             from pipelines.models.text.tuning import finetune as read
 
-            made = read(key, task, paths.joined(key), start, init, paths)
+            made = read(key, task, paths.learn(key), start, init, paths)
         about = {
             "task": key,
             "department": task.department,

@@ -1,8 +1,11 @@
 """Put a task's target, its label and its inputs on one grid: the target source's.
 
+    data/joined/<task>/   all there is: for evaluation, gate and forecasts
+    data/learn/<task>/    what training reads of it: nothing of the test period
+
 DVC cannot name a list of dependencies that differs from task to task. So this cheap stage depends on all features
-of the modality, and its output stays byte-identical while nothing that the task uses changes: that stops the wave
-before training.
+of the modality, and its output stays byte-identical while nothing that the task uses changes. What training reads is
+byte-identical while nothing of it changes before the test: that stops the wave of a new day before training.
 
 An input on another step never looks into the future, see `core.aligned`.
 
@@ -19,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.core import files, grid, log, params
+from pipelines.core import cut, files, grid, log, params
 from pipelines.core.aligned import Part, aligned
 from pipelines.core.errors import UserError
 from pipelines.core.params import Params, Select, Task
@@ -50,10 +53,11 @@ def run(key: str, *, root: Path = Path()) -> None:
             months=_months(target, parts),
             channels=channels,
             splits=_splits(city, key, target),
-            edges=_edges(target, parts[0].channels),
+            edges=cut.edges(target.edges, parts[0].channels),
             roles=roles,
             timezone=target.timezone,
         )
+        _learn(paths, key)
         told.update(steps=target.length, **{role: hi - lo for role, (lo, hi) in roles.items()})
 
 
@@ -61,7 +65,8 @@ def _splits(city: Params, key: str, target: grid.Series) -> dict[str, tuple[int,
     """Row ranges: the source's, or by the dates of this task's retraining. Raises UserError when one is empty."""
     if city.retrain.get(key) is None:
         return target.splits
-    cuts = [*(min(target.row(when), target.length) for when in city.dates(key)), target.length]
+    # Not from its `start` on: usual week and spreads, which no few days tell, still are of all there is.
+    cuts = [0, *(min(target.row(when), target.length) for when in city.dates(key)[1:]), target.length]
     splits = dict(zip(("train", "validation", "test"), itertools.pairwise(cuts), strict=True))
     for name, (lo, hi) in splits.items():
         if lo >= hi:
@@ -120,12 +125,34 @@ def _no_twins(channels: pa.Table, key: str) -> None:
         seen.add(name)
 
 
-def _edges(target: grid.Series, channels: pa.Table) -> pa.Table | None:
-    if target.edges is None:
-        return None
-    sensors = pc.unique(channels["sensor"])
-    return target.edges.filter(
-        pc.and_(pc.is_in(target.edges["source"], sensors), pc.is_in(target.edges["target"], sensors))
+def _learn(paths: Paths, key: str) -> None:
+    """Write what training reads of it: all before the test, of the channels that were read by then.
+
+    New days and sensors come after that, so they start no training. Raises UserError when no target was read.
+    """
+    joined = grid.Series.open(paths.joined(key))
+    until = joined.splits["test"][0]
+    there = cut.seen(joined, until)
+    columns = np.flatnonzero(there)
+    ends = {role: [int(there[:edge].sum()) for edge in span] for role, span in joined.roles.items()}
+    first, last = ends["target"]
+    if first == last:
+        raise UserError(
+            f"{joined.folder}: no target was read before {joined.when(until):%Y-%m-%d}, where the test begins"
+        )
+    steps, channels = files.read_json(joined.folder / "steps.json"), joined.channels.take(columns)
+    files.write_json(paths.learn(key) / "steps.json", [steps[i] for i in columns])
+    grid.write(
+        paths.learn(key),
+        start=joined.when(0),
+        step=dt.timedelta(seconds=joined.step_s),
+        months=cut.months(joined, until, columns),
+        channels=channels,
+        splits={**joined.splits, "test": (until, until)},
+        scalers=joined.scalers[:, columns],
+        edges=cut.edges(joined.edges, channels),
+        roles={role: (lo, hi) for role, (lo, hi) in ends.items()},
+        timezone=joined.timezone,
     )
 
 

@@ -38,10 +38,10 @@ def run(key: str, trials: int, metric: str, *, root: Path = Path()) -> str:
     if metric not in names:
         raise UserError(f"--metric {metric}: {key} is judged on validation by {' or '.join(names)}")
     with log.room("tune", key) as told:
-        data = beginning.task_windows(city, task, paths.joined(key))
+        data = beginning.task_windows(city, task, paths.learn(key))
         init = Store.of(paths).fetch(key, task.finetune.init) if task.finetune.init else None
         begin = beginning.Beginning.of(city, task, data, paths.backbone(task.backbone), init)
-        name = f"{key}-{metric}-{_identity(task, begin, paths.joined(key))[:12]}"
+        name = f"{key}-{metric}-{_identity(task, begin, paths.learn(key), data.since)[:12]}"
         study = _study(paths, key, name, task.finetune)
         _search(study, trials, lambda trial: _try(trial, task, data, begin, metric))
         table = _table(study)
@@ -66,11 +66,11 @@ def _overrides(key: str, task: Task, found: dict[str, Any]) -> str:
     return " ".join(words)
 
 
-def _identity(task: Task, begin: beginning.Beginning, joined: Path) -> str:
+def _identity(task: Task, begin: beginning.Beginning, joined: Path, since: int | None) -> str:
     """What makes trials comparable: the question, where training begins, and the data."""
     asked = task.model_dump(mode="json", exclude={"evaluate", "gate"})
     data = {p.relative_to(joined).as_posix(): files.sha256_file(p) for p in sorted(joined.rglob("*")) if p.is_file()}
-    return files.sha256_json([asked, begin.backbone, data])
+    return files.sha256_json([asked, begin.backbone, data, since])
 
 
 def _study(paths: Paths, key: str, name: str, base: Finetune) -> Any:

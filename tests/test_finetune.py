@@ -147,7 +147,7 @@ def test_few_labels_are_the_latest_and_all_that_answers_are_learnt_from(ready: P
 def pinned(ready: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of `ahead` trained on the first weeks alone, and put in the store; the data go on after it."""
     root = copied(ready, tmp_path_factory.mktemp("pinned"))
-    path = root / "data/joined/ahead/splits.json"
+    path = root / "data/learn/ahead/splits.json"
     splits = files.read_json(path)
     first, last = splits["train"]
     files.write_json(path, {**splits, "train": [first, last - 200], "validation": [last - 200, last]})
@@ -223,8 +223,8 @@ def test_what_is_missing_is_named(ready: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"backbones/series.*cityloop pretrain series") as error:
         finetune.run("ahead", root=root)
     one_line(error)
-    shutil.rmtree(root / "data/joined/ahead")
-    with pytest.raises(UserError, match=r"joined/ahead.*cityloop join ahead") as error:
+    shutil.rmtree(root / "data/learn/ahead")
+    with pytest.raises(UserError, match=r"learn/ahead.*cityloop join ahead") as error:
         finetune.run("ahead", root=root)
     one_line(error)
 
@@ -242,8 +242,8 @@ def test_a_shape_that_cannot_be_is_refused(ready: Path, tmp_path: Path, change: 
     root = copied(ready, tmp_path)
     toy_city.write_params(root, ahead={**toy_city.TASKS["ahead"], **change})
     if change.get("label"):
-        shutil.rmtree(root / "data/joined/ahead")
-        shutil.copytree(ready / "data/joined/leaks", root / "data/joined/ahead")
+        shutil.rmtree(root / "data/learn/ahead")
+        shutil.copytree(ready / "data/learn/leaks", root / "data/learn/ahead")
     with pytest.raises(UserError, match=word) as error:
         finetune.run("ahead", root=root)
     one_line(error)

@@ -10,7 +10,7 @@ import yaml
 from small_city import START, city, hourly, kind, put, source, tree, window
 
 from pipelines import features, join
-from pipelines.core import grid
+from pipelines.core import files, grid
 from pipelines.core.errors import UserError
 
 LEAK = {"a": kind(), "leak": kind(aggregate="max", label=True)}
@@ -199,16 +199,14 @@ def test_a_retraining_has_dates_and_scalers_of_its_own(tmp_path: Path) -> None:
     anew(tmp_path, start="2025-02-22", validation_from="2025-02-24T12:00:00Z", test_from="2025-02-26")
     after = build(tmp_path)
     assert {k: tuple(str(after.when(row))[:13] for row in v) for k, v in after.splits.items()} == {
-        "train": ("2025-02-22 00", "2025-02-24 12"),
+        "train": ("2025-01-20 00", "2025-02-24 12"),
         "validation": ("2025-02-24 12", "2025-02-26 00"),
         "test": ("2025-02-26 00", "2025-03-01 00"),
     }
-    np.testing.assert_array_equal(after.read(), values, "what lies before is still there, as context")
+    np.testing.assert_array_equal(after.read(), values)
     lo, hi = after.splits["train"]
     np.testing.assert_allclose(after.scalers[0, 0], after.read(lo, hi).mean(), rtol=1e-6)
-    assert after.scalers[0, 0] > 1000 > usual
-    anew(tmp_path, validation_from="2025-02-24", test_from="2025-02-26")
-    assert build(tmp_path).splits["train"][0] == 0, "without a start of its own it is the source's"
+    assert after.scalers[0, 0] > usual + 10
 
 
 def test_a_retraining_whose_days_are_not_there_yet_is_one_line(tmp_path: Path) -> None:
@@ -219,3 +217,56 @@ def test_a_retraining_whose_days_are_not_there_yet_is_one_line(tmp_path: Path) -
     anew(tmp_path, validation_from="2025-02-22", test_from="2025-02-26")
     with pytest.raises(UserError, match=r"retrain\.yaml: t: no step of x is left for validation"):
         join.run("t", root=tmp_path)
+
+
+# What training reads.
+
+
+def test_what_is_learnt_from_ends_where_the_test_begins(tmp_path: Path) -> None:
+    wet = {"w": kind()}
+    city(tmp_path, {"x": source(kinds=LEAK), "y": source(kinds=wet)}, until="2025-03-05", **task(
+        [{"source": "y"}], objective="anomaly", label="leak"))  # fmt: skip
+    late = [*hourly("2025-02-20", "2025-03-05", "s0"), *hourly("2025-02-25", "2025-03-05", "s0", "leak")]
+    put(tmp_path, "x", [r for s in ("s2", "s1") for w in LEAK for r in hourly("2025-01-20", "2025-03-05", s, w)] + late,
+        edges=[("s1", "s2"), ("s2", "s0")])  # fmt: skip
+    put(tmp_path, "y", [*hourly("2025-01-20", "2025-03-05", "m", "w"), *hourly("2025-02-21", "2025-03-05", "n", "w")])
+    joined = build(tmp_path, "x", "y")
+    learn = grid.Series.open(tmp_path / "data/learn/t")
+    lo, hi = joined.splits["test"]
+    assert learn.length == lo < hi
+    assert learn.splits == {**joined.splits, "test": (lo, lo)}
+    # s0, s0's label and n first spoke in the test.
+    assert names(joined) == ["s1/a", "s2/a", "s0/a", "s1/leak", "s2/leak", "s0/leak", "m/w", "n/w"]
+    assert names(learn) == ["s1/a", "s2/a", "s1/leak", "s2/leak", "m/w"]
+    assert learn.roles == {"target": (0, 2), "label": (2, 4), "input": (4, 5)}
+    kept = [names(joined).index(name) for name in names(learn)]
+    np.testing.assert_array_equal(learn.read(), joined.read(0, lo)[:, kept])
+    np.testing.assert_array_equal(learn.scalers, joined.scalers[:, kept])
+    assert learn.edges is not None
+    assert learn.edges["target"].to_pylist() == ["s2"]
+    assert len(files.read_json(tmp_path / "data/learn/t/steps.json")) == 5
+
+
+def test_new_days_and_sensors_leave_it_byte_for_byte_and_closed_months_are_not_copied(tmp_path: Path) -> None:
+    city(tmp_path, {"x": source()}, until="2025-02-25", **task([]))
+    put(tmp_path, "x", hourly("2025-01-20", "2025-02-25"))
+    build(tmp_path, "x")
+    before = tree(tmp_path / "data/learn/t")
+    january = [tmp_path / f"data/{folder}/t/values/2025-01.npy" for folder in ("joined", "learn")]
+    assert january[0].samefile(january[1])
+    window(tmp_path, x="2025-03-05")
+    put(tmp_path, "x", [*hourly("2025-02-25", "2025-03-05"), *hourly("2025-02-27", "2025-03-05", "s9")])
+    joined = build(tmp_path, "x")
+    assert names(joined) == ["s1/a", "s9/a"]
+    assert tree(tmp_path / "data/learn/t") == before
+    put(tmp_path, "x", hourly("2025-02-19", "2025-02-20", add=1.0))
+    build(tmp_path, "x")
+    changed = {k for k, v in tree(tmp_path / "data/learn/t").items() if v != before[k]}
+    assert changed == {"values/2025-02.npy"}, "late data of before the test are another matter"
+
+
+def test_a_target_that_first_spoke_in_the_test_is_one_line(tmp_path: Path) -> None:
+    city(tmp_path, {"x": source(kinds={"a": kind(), "b": kind()})}, **task([], target={"source": "x", "kinds": ["b"]}))
+    put(tmp_path, "x", [*hourly("2025-01-20", "2025-03-05"), *hourly("2025-02-21", "2025-03-05", "s1", "b")])
+    with pytest.raises(UserError, match="no target was read before 2025-02-20, where the test begins"):
+        build(tmp_path, "x")

@@ -594,14 +594,19 @@ class Params(Model):
     def trained(self, task: str) -> Task:
         """The task as it is to be trained: where retrain.yaml has an entry, from what that says.
 
-        A training on the time since something changed replays nothing of before.
+        Of the time before the city changed nothing is replayed.
         """
         asked, anew = self.task(task), self.retrain.get(task)
         if anew is None:
             return asked
         init = None if asked.finetune.scratch else anew.init
-        replay = asked.finetune.replay if init and anew.start is None else 0.0
-        return asked.model_copy(update={"finetune": asked.finetune.model_copy(update={"init": init, "replay": replay})})
+        settings = {"init": init, "replay": asked.finetune.replay if init and anew.start is None else 0.0}
+        return asked.model_copy(update={"finetune": asked.finetune.model_copy(update=settings)})
+
+    def since(self, task: str) -> dt.datetime | None:
+        """Before when nothing is learnt from because the city was another one; None: there is no such moment."""
+        anew = self.retrain.get(task)
+        return anew.start if anew else None
 
     def timezone(self, source: str) -> str:
         """The zone of a source's calendar features: its own, or the city's."""

@@ -27,6 +27,9 @@ class Paths:
     def joined(self, task: str) -> Path:
         return self.root / "data/joined" / task
 
+    def learn(self, task: str) -> Path:
+        return self.root / "data/learn" / task
+
     def backbone(self, backbone: str) -> Path:
         return self.root / "models/backbones" / backbone
 

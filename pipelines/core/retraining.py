@@ -27,7 +27,8 @@ class Anew(Model):
     init: Sha256 | None = None
     """A bundle in the store to go on from; None: the backbone."""
     start: Instant | None = None
-    """Nothing earlier is learnt from; None: as the source says. What came before it still is context."""
+    """No answer of before is learnt from; None: as the source says. Usual week and spreads are of all time before
+    validation all the same: a few days tell neither."""
     validation_from: Instant
     test_from: Instant
 

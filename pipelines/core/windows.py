@@ -17,6 +17,8 @@ LEAD = 6
 """Features of how far from now a patch lies."""
 
 
+LEAN, STEEPEST = 0.1, 5.0
+"""How far a straightened week leans on the range it had, and how many times that it may have at most."""
 PATCHES = {"5min": 12, "15min": 8, "1h": 6, "1d": 7}
 """Steps a patch by cadence class: an hour of 5-minute data, 2 h of quarters, 6 h of hours, a week of days."""
 
@@ -96,11 +98,11 @@ class Week:
     mean: Array
 
     @classmethod
-    def of(cls, series: "Series", spec: Spec) -> "Week":
-        """Add up, some rows at a time."""
+    def of(cls, series: "Series", spec: Spec, rows: tuple[int, int] | None = None) -> "Week":
+        """Add up, some rows at a time: those of the training split, or others."""
         shape = (604800 // spec.step_s, len(series.channels))
         total, count = np.zeros(shape), np.zeros(shape)
-        lo, hi = series.splits["train"]
+        lo, hi = rows or series.splits["train"]
         for a in range(lo, hi, series.block):
             b = min(a + series.block, hi)
             values = series.read(a, b).astype(np.float64)
@@ -152,6 +154,22 @@ def _pick(table: Array, rows: Array, columns: Array) -> Array:
         return table[rows[:, None], columns]
     found = table.take(rows, axis=0)
     return found if len(columns) == table.shape[1] else found.take(columns, axis=1)
+
+
+def straightened(profile: Array, new: Week) -> Array:
+    """The usual week [slots, N] of a city that has changed, from that of before and what was read since, float32.
+
+    A few days tell nothing of a weekend that was not among them. So each channel's week keeps its shape, and takes the
+    level and the range that fit best what was read: a + b · profile by least squares, b leaning on 1 by a tenth. A
+    channel without readings keeps its own.
+    """
+    old, count = profile.astype(np.float64), new.count.sum(0)
+    before, now = ((part.sum(0) / np.maximum(count, 1)) for part in (old * new.count, new.total))
+    square = ((old - before) ** 2 * new.count).sum(0)
+    product = ((old - before) * (new.total - now * new.count)).sum(0)
+    tells = square > 1e-6 * np.maximum(count, 1)
+    slope = np.where(tells, (product + LEAN * square) / np.where(tells, (1 + LEAN) * square, 1), 1)
+    return (now + np.clip(slope, 0, STEEPEST) * (old - before)).astype(np.float32)
 
 
 def profile_at(profile: Array, times: Array, spec: Spec) -> Array:

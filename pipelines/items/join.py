@@ -16,7 +16,8 @@ COLUMN = {("image", "label"): "labels"}
 
 
 def run(key: str, city: Params, paths: Paths) -> None:
-    """Write `data/joined/<key>/`: as features, with `kind`, `names` and `source` in about.json.
+    """Write `data/joined/<key>/`: as features, with `kind`, `names` and `source` in about.json; and what training reads
+    of it, without the test, as `data/learn/<key>/`.
 
     Raises UserError for missing features, or when a split has nothing annotated.
     """
@@ -41,6 +42,8 @@ def run(key: str, city: Params, paths: Paths) -> None:
                 )
         about |= {"kind": kind, "names": about["kinds"][kind], "source": source}
         store.write(paths.joined(key), items, about, pixels)
+        early, seen = store.chosen(items, pixels, split != "test")
+        store.write(paths.learn(key), early, about, seen)
         told.update(items=len(items), **counts)
 
 

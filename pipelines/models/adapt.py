@@ -6,7 +6,8 @@ comes from the whole training period: each channel's mean, spread, usual week an
 the first answer. Validation is as ever.
 
 Training may go on from a bundle (`Start`): then its anchor, head and backbone are where it starts, and it learns from
-windows whose answers came after that bundle's own training.
+windows whose answers came after that bundle's own training. Where the city changed (`Windows.since`), nothing is learnt
+from answers of before.
 """
 
 import math
@@ -141,7 +142,9 @@ class Adaptation:
             "reference": reference(data),
             "unit": units(data),
         }
-        lessons = lessons or Lessons.of(data, task.finetune.labels, start.until if start else None)
+        after = [start.until] if start else []
+        after += [] if data.since is None else [data.series.start + data.since * data.series.step]
+        lessons = lessons or Lessons.of(data, task.finetune.labels, max(after, default=None))
         if task.finetune.replay and not len(lessons.old):
             raise UserError("finetune.replay: no training window lies before what finetune.init was trained until")
         fitted = Anchor.fit(data, lessons.new, lessons.held) if objective.ANCHOR == "ridge" and not start else None

@@ -1,6 +1,6 @@
 """What fine-tuning begins with: a task's windows, and a backbone or a bundle that fits them. No torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def training_end(data: Windows) -> str:
 
 
 def task_windows(city: Params, task: Task, folder: Path) -> Windows:
-    """The task's target and input columns, cut as its context and horizon say."""
+    """The target and input columns of the task that `folder` is named after, cut as its context and horizon say."""
     if not (folder / "roles.json").exists():
         raise UserError(f"{folder}: no joined data; run `cityloop join {folder.name}` first")
     source = city.source(task.target.source)
@@ -112,6 +112,8 @@ def task_windows(city: Params, task: Task, folder: Path) -> Windows:
             f"tasks.{folder.name}.horizon: give a multiple of {hours:g} h: readings are answered so many at once"
         )
     data = Windows.of_task(folder, spec, objective.RECONSTRUCT)
+    if (changed := city.since(folder.name)) is not None and (since := data.series.row(changed)) > 0:
+        data = replace(data, since=since)
     if data.known < spec.patch or (objective.BOTH_SIDES and not spec.after):
         least = "three times" if objective.BOTH_SIDES else "twice"
         raise UserError(f"tasks.{folder.name}.context: too short for its horizon; give at least {least} the horizon")

@@ -34,6 +34,9 @@ class Windows:
     ahead: int = 0
     peers: tuple[Array, Array] | None = None
     """Peers and weights [N, K] of each channel, see `models.peers`; None leaves `beside` out of batches."""
+    since: int | None = None
+    """The row of the training period from which on the city is another one: the usual week is straightened to what
+    was read since. Means and spreads are of the whole training period: a few days do not tell them."""
 
     @classmethod
     def of_task(cls, folder: Path, spec: Spec, reconstruct: bool) -> "Windows":
@@ -65,10 +68,15 @@ class Windows:
         """What the chosen channels' training readings add up to."""
         return windows.Week.of(self.series, self.spec).take(list(self.columns))
 
-    @property
+    @cached_property
     def profile(self) -> Array:
         """float32 [slots, N]."""
-        return self.week.profile
+        if self.since is None:
+            return self.week.profile
+        lo, hi = self.series.splits["train"]
+        spans = ((lo, self.since), (self.since, hi))
+        old, new = (windows.Week.of(self.series, self.spec, span).take(list(self.columns)) for span in spans)
+        return windows.straightened(old.profile, new)
 
     @property
     def mean(self) -> Array:
@@ -191,12 +199,13 @@ class Windows:
 
     def usual(self, rows: Array, raw: Array, columns: Array) -> Array:
         """What the profile says of each step of windows that read `raw` [B, T, K], float32 [B, T, K]: in the training
-        period that of the other weeks, see `core.windows.Week.without`."""
+        period that of the other weeks, see `core.windows.Week.without`. A straightened one owes little to any reading.
+        """
         index = rows[:, None] + np.arange(raw.shape[1])
         times = self.series.start + index * self.series.step
         lo, hi = self.series.splits["train"]
         inside = (index >= lo) & (index < hi)
-        if not inside.any():
+        if self.since is not None or not inside.any():
             return windows.profile_at(self.profile, times, self.spec)[..., columns]
         return self.week.without(times, np.where(inside[..., None], raw, np.float32(np.nan)), self.spec, columns)
 

@@ -13,13 +13,14 @@ Array = np.ndarray[Any, Any]
 
 
 def made(data: Windows, init: Path | None = None) -> Reference | None:
-    """Of the whole UTC days of training and validation; None where they are too few.
+    """Of the whole UTC days of training and validation, since the city changed; None where they are too few.
 
     init: the bundle gone on from, which says what few days do not tell. `tables` has besides: `seen` [slots], whether
     training read anything in a slot of the week; and `about` the times between which the days lie.
     """
     series, columns = data.series, np.arange(len(data.columns))
-    lo, hi = series.splits["train"][0], series.splits["validation"][1]
+    lo = series.splits["train"][0] if data.since is None else data.since
+    hi = series.splits["validation"][1]
     per_day = 86400 // data.spec.step_s
     days = [
         (a, b) for _, a, b in grid.days(series.when(0), series.when(1) - series.when(0), lo, hi) if b - a == per_day
@@ -71,7 +72,7 @@ def lent(folder: Path, names: list[tuple[str, str]]) -> Reference | None:
     known = np.array([name in where for name in names])
     peers = found.tables["peers"][at]
     moved = np.array([new.get(p, -1) for p in peers.reshape(-1).tolist()], np.int32).reshape(peers.shape)
-    tables = {k: found.tables[k] for k in ("df", "growth", "held", "step", "stepped")}
+    tables = {k: found.tables[k] for k in ("df", "growth", "carry", "held", "step", "stepped")}
     tables |= {k: found.tables[k][at] for k in ("spread", "group", "loading", "quantiles", "missing")}
     tables |= {k: found.tables[k][:, at] for k in ("centre", "sd")}
     return Reference({**tables, "peers": np.where(known[:, None], moved, -1)}, found.about)

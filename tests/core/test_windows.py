@@ -239,3 +239,27 @@ def test_what_is_known_ahead_is_prepared_with_the_context_and_says_nothing_befor
     assert found["values"][0, :, 0].tolist() == [12] * 30
     assert found["values"][0, :, 1].tolist() == [10] * 26 + [17] * 4
     assert found["observed"][0, :, 1].tolist() == [0] * 26 + [1] * 4
+
+
+def test_a_straightened_week_keeps_its_shape_and_takes_level_and_range_from_a_few_days() -> None:
+    hour = np.arange(168)
+    work = np.where(hour < 120, 1.0, 0.4)
+    week = (50 + 30 * work * np.sin(2 * np.pi * hour / 24)).astype(np.float32)
+    rng, days = np.random.default_rng(1), np.arange(24, 72)  # Tuesday and Wednesday
+    seen = np.zeros((168, 4))
+    seen[days] = 1
+    seen[:, 3] = 0
+    truth = np.stack([week * 1.5, week + 20, week * 0.02, week], axis=1)
+    new = windows.Week((truth + rng.normal(0, 1, truth.shape)) * seen, seen, np.zeros(4))
+    found = windows.straightened(np.repeat(week[:, None], 4, axis=1), new)
+    assert found.dtype == np.float32
+    off = np.abs(found - truth).mean(0)
+    was = np.abs(week[:, None] - truth).mean(0)
+    assert (off[:3] < 0.15 * was[:3]).all(), "the weekend, which nobody saw, is told too"
+    np.testing.assert_array_equal(found[:, 3], week)
+
+
+def test_a_straightened_week_does_not_trust_a_channel_whose_week_is_flat() -> None:
+    seen = np.ones((168, 1))
+    new = windows.Week(np.full((168, 1), 7.0), seen, np.zeros(1))
+    np.testing.assert_allclose(windows.straightened(np.full((168, 1), 3.0, np.float32), new), 7.0)
