@@ -169,7 +169,7 @@ def of(days: Days, count: int, kinds: list[str], steps: int, earlier: "Reference
     if lent:
         # Both the usual week and the centre are of few days: a new one may lie farther off.
         tables |= {"sd": lent.tables["sd"] * np.sqrt(1 + 2 / count), "held": steps_of["held"]}
-        tables |= {k: lent.tables[k] for k in ("df", "growth", "step", "stepped")}
+        tables |= {k: lent.tables[k] for k in ("df", "growth", "carry", "step", "stepped")}
         tables["centre"] = np.where(np.isfinite(tables["centre"]), tables["centre"], lent.tables["centre"])
     else:
         found = Reference(tables, about)

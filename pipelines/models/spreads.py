@@ -12,47 +12,77 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 TAILS = (2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 30.0)
-WIDTHS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
+WIDTHS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
 """Degrees of freedom, and factors of the spread, among which the likeliest pair is taken."""
 MEMORY = 0.3
 """The level of what is common follows each day by so much."""
 
 
 def null(away: Array, group: Array, kinds: int) -> dict[str, Array]:
-    """From days' distances from their centre [D, S, N]: `sd` [S, N]; `df` and `growth` a day [S, G]."""
-    size = away.shape[1]
-    sd, df, growth = np.full(away.shape[1:], np.nan), np.full((size, kinds), TAILS[0]), np.zeros((size, kinds))
+    """From days' distances from their centre [D, S, N]: `sd` [S, N]; `df`, `growth` a day, `carry` [S, G]."""
+    sd, told = np.full(away.shape[1:], np.nan), np.zeros((3, away.shape[1], kinds))
     for g in range(kinds):
         mine = np.flatnonzero(group == g)
-        for s in range(size):
-            sd[s, mine], df[s, g], growth[s, g] = _moderated(away[:, s, mine])
-    return {"sd": sd, "df": df, "growth": growth}
+        for s in range(away.shape[1]):
+            sd[s, mine], *told[:, s, g] = _moderated(away[:, s, mine])
+    return {"sd": sd, **dict(zip(("df", "growth", "carry"), told, strict=True))}
+
+
+def together(logs: Array, days: int, carry: Array) -> Array:
+    """One p of the p-values of some days running, whose `logs` add up to this: Fisher's method, and where days `carry`
+    over to the next (their correlation), that of Brown, 1975, and Kost and McDermott, 2002."""
+    from scipy import special
+
+    both = sum((days - lag) * (3.263 * carry**lag + 0.71 * carry ** (2 * lag) + 0.027 * carry ** (3 * lag))
+               for lag in range(1, days))  # fmt: skip
+    variance, mean = 4 * days + 2 * both, 2 * days
+    found: Array = special.chdtrc(2 * mean**2 / variance, -2 * logs * 2 * mean / variance)
+    return found
 
 
 def p_values(away: Array, df: Array) -> Array:
     """Two-sided, of distances in spreads. NaN stays."""
-    from scipy import stats
+    from scipy import special
 
-    found: Array = 2 * stats.t.sf(np.abs(away), df)
+    found: Array = 2 * special.stdtr(df, -np.abs(away))
     return found
 
 
-def _moderated(away: Array) -> tuple[Array, float, float]:
-    """Of one statistic and kind [D, n]: spreads of a new day [n], heaviness of tails, growth of the variance a day."""
-    from scipy import stats
-
+def _moderated(away: Array) -> tuple[Array, float, float, float]:
+    """Of one statistic and kind [D, n]: spreads of a new day [n], heaviness of tails, growth of the variance a day, and
+    how a day goes with the next."""
     count = np.isfinite(away).sum(0)
     some = count >= 3
     if not some.any():
-        return np.full(away.shape[1], np.nan), TAILS[0], 0.0
+        return np.full(away.shape[1], np.nan), TAILS[0], 0.0, 0.0
     free = np.maximum(count - 1, 1)
     own = np.nansum(away**2, axis=0) / free + 1e-6
     prior, days = _prior(own[some], free[some])
     variance = np.where(some, (days * prior + free * own) / (days + free), prior)
+    x = _left_out(away[:, some], prior, days)
+    _, df, width = max((_likelihood(x, df, width), df, width) for df in TAILS for width in WIDTHS)
     sd = np.sqrt(variance * (1 + 1 / np.maximum(count, 1)))
-    x = (away / sd)[np.isfinite(away)]
-    _, df, width = max((stats.t.logpdf(x / k, df).sum() - len(x) * np.log(k), df, k) for df in TAILS for k in WIDTHS)
-    return sd * width, df, _growth(away / np.sqrt(variance))
+    return sd * width, df, _growth(away / np.sqrt(variance)), _carry(away / sd)
+
+
+def _left_out(away: Array, prior: float, days: float) -> Array:
+    """Every day's distance from what the other days of its channel say, in spreads that they say, [P].
+
+    A day that has a say in its own spread would never seem far off.
+    """
+    n = np.maximum(np.isfinite(away).sum(0), 3)
+    others = np.maximum(np.nansum(away**2, axis=0) - n / (n - 1) * away**2, 0)
+    variance = (days * prior + others) / (days + n - 2) + 1e-6
+    found: Array = away * n / (n - 1) / np.sqrt(variance * (1 + 1 / (n - 1)))
+    return found[np.isfinite(found)]
+
+
+def _likelihood(x: Array, df: float, width: float) -> float:
+    """The log of that of [P] under a t-distribution of this width."""
+    from scipy import special
+
+    whole = special.gammaln((df + 1) / 2) - special.gammaln(df / 2) - np.log(df * np.pi) / 2 - np.log(width)
+    return float(len(x) * whole - (df + 1) / 2 * np.log1p((x / width) ** 2 / df).sum())
 
 
 def _prior(variance: Array, free: Array) -> tuple[float, float]:
@@ -81,6 +111,16 @@ def _growth(z: Array) -> float:
         return 0.0
     slope, start = np.polyfit(lags, half, 1)
     return float(max(0.0, slope) / max(start, 0.25))
+
+
+def _carry(z: Array) -> float:
+    """The correlation of days [D, n] in spreads with the next ones, 0 or more."""
+    z = np.clip(z, -4, 4)
+    both, each = z[1:] * z[:-1], z**2
+    pairs, count = np.isfinite(both).sum(), np.isfinite(each).sum()
+    if pairs < 3:
+        return 0.0
+    return float(np.clip(np.nansum(both) / pairs / max(np.nansum(each) / count, 1e-9), 0, 0.9))
 
 
 def steps(common: Array) -> dict[str, Array]:
