@@ -89,6 +89,7 @@ def run(task: str, until: str | None = None, *, root: Path = Path(), back: Back 
         kept.write("summary.json", files.to_json(summary))
         found = week.of(days, sensors, summary["champion"], classes, _channels(room, summary))
         _show(city, paths, room, kept, summary, found)
+        _roll_back(asked.monitor, kept, summary, back)
         _alert(city, room, kept, summary, end)
         counts = {k: summary["join"][k] for k in ("scored", "waiting", "missing")}
         told.update(counts, days=len(days), scored_now=again)
