@@ -42,7 +42,7 @@ from pipelines.release import bundle, predictions
 from pipelines.release.store import Store
 from pipelines.watch import alerts, decisions, drift, noticed, report, routes, scoring, shown, waiting, week
 from pipelines.watch import back as back_
-from pipelines.watch.kept import Kept
+from pipelines.watch.kept import GLANCE, Kept
 from pipelines.watch.noticed import Noticing
 from pipelines.watch.scoring import Room
 
@@ -230,7 +230,7 @@ def _show(
     """What people look at. found: the champion's week."""
     units = {c.get("unit") or "" for c in _channels(room, summary)}
     glance = week.glance(summary, found, units.pop() if len(units) == 1 else "")
-    kept.write(week.GLANCE, files.to_json(glance))
+    kept.write(GLANCE, files.to_json(glance))
     kept.write("live.png", tally.drawn(room.task, summary))
     since = f"{params.parse_instant(summary['until']) - report.SHOWN * dt.timedelta(days=1):%FT%TZ}"
     made = decisions.changes(room.store.objects, room.task, since)

@@ -1,4 +1,7 @@
-"""At a glance: what serves, what waits, which servers live, how fresh the data are. MLflow is asked last, if at all."""
+"""At a glance: what serves, what waits, how it does, which servers live, how fresh the data are.
+
+MLflow is asked last, if at all.
+"""
 
 import time
 from pathlib import Path
@@ -11,6 +14,7 @@ from pipelines.core.paths import Paths
 from pipelines.release.beats import Servers
 from pipelines.release.ledger import Ledger
 from pipelines.release.store import Store
+from pipelines.watch.kept import GLANCE, Kept
 from pipelines.watch.waiting import candidates
 
 
@@ -20,7 +24,7 @@ def run(*, root: Path = Path(), patience: float = 2.5) -> dict[str, Any]:
     store, trouble = Store.of(paths), []
     servers = Servers(store)
     first = servers.look()
-    tasks = {name: _serving(store, name) for name in city.tasks}
+    tasks = {name: _serving(store, name) | {"watched": Kept(store.objects, name).read(GLANCE)} for name in city.tasks}
     try:
         for name, waiting in candidates(city, paths).items():
             tasks[name] |= waiting
@@ -82,6 +86,27 @@ def _fresh(city: Params, paths: Paths, source: str) -> dict[str, Any]:
     return found
 
 
+def _watched(told: dict[str, dict[str, Any]]) -> list[str]:
+    """How tasks do that are watched; a champion that came since has no figures yet."""
+    if not told:
+        return []
+    lines = ["", "task                 decision   live this week          gate      drift              readings until"]
+    for name, one in told.items():
+        week, drift = one.get("week") or {}, one.get("drift")
+        live = f"{_number(week.get('model'))} {one.get('unit') or ''} {one.get('metric') or ''}" if week else "–"
+        changed = f", since {drift['changed_since']}" if drift and drift.get("changed_since") else ""
+        drifted = f"{drift['drifted']} of {drift['tested']}{changed}" if drift else "–"
+        decision, gate = one.get("decision") or "–", _number(one.get("gate"))
+        lines.append(
+            f"{name:<20} {decision:<10} {' '.join(live.split()):<23} {gate:<9} {drifted:<18} {one['until'][:16]}"
+        )
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
 def table(told: dict[str, Any]) -> str:
     """For a terminal."""
     lines = ["task                 serves         version  candidate                 waits for"]
@@ -90,6 +115,7 @@ def table(told: dict[str, Any]) -> str:
         waits = task.get("under_way") or task.get("waits_for") or ""
         serves = (task["champion"] or "nothing")[:12]
         lines.append(f"{name:<20} {serves:<14} {task.get('version') or '–':<8} {candidate:<25} {waits}".rstrip())
+    lines += _watched({name: task["watched"] for name, task in told["tasks"].items() if task.get("watched")})
     lines += ["", "server                         lives  answers"]
     for name, server in told["servers"].items():
         answers = ", ".join(

@@ -37,6 +37,8 @@ class Desk:
     counters: Counters
     log: Log | None = None
     recent: dict[str, "Recent"] = field(default_factory=dict)
+    watched: dict[str, Any] = field(default_factory=dict)
+    """By task how it does, where somebody watches it; see `serve.watched`."""
 
     def serving(self, task: str) -> Serving:
         """Raises Refusal 404 for a task that nobody promoted, 503 for one whose release is not loaded."""

@@ -23,6 +23,7 @@ from pipelines.serve.limits import Bodies, Rates
 from pipelines.serve.pool import Pool
 from pipelines.serve.settings import Settings
 from pipelines.serve.swap import Live, Watcher
+from pipelines.serve.watched import Glances
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -43,9 +44,15 @@ def create_app(store: Store, settings: Settings) -> Edge:
         if settings.log_share > 0:
             rows = {"max_rows": settings.log_rows, "flush_rows": settings.log_rows // 4}
             desk.log = Log(store.objects, settings.name, share=settings.log_share, **rows)
+        glances = Glances(store, live, desk.watched)
+
+        def beside() -> None:
+            doors.refresh()
+            glances.look()
+
         watcher = Watcher(
             store, settings.keep, live, counters, settings.poll_s,
-            greet=lambda serving: loop.call_soon_threadsafe(desk.greet, serving), beside=doors.refresh,
+            greet=lambda serving: loop.call_soon_threadsafe(desk.greet, serving), beside=beside,
             threads=settings.threads,
         )  # fmt: skip
         heart = Heartbeat(store, settings.name, live, counters, settings.beat_s)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -24,7 +25,6 @@ from pipelines.serve.items import ItemModel
 from pipelines.serve.known import forecast
 from pipelines.serve.model import Model
 from pipelines.serve.replies import JSON, Refusal, later
-from pipelines.serve.settings import Settings
 from pipelines.serve.swap import Serving
 
 PAGE = Path(__file__).with_name("page")
@@ -54,12 +54,12 @@ def _tasks(app: FastAPI, store: Store, desk: Desk) -> None:
     async def tasks(request: Request) -> schemas.Tasks:
         """The tasks that this key may ask."""
         may = request.scope["call"].caller.may
-        return schemas.Tasks(tasks=[_summary(s) for task, s in sorted(desk.live.tasks.items()) if may(task)])
+        return schemas.Tasks(tasks=[_summary(s, desk) for task, s in sorted(desk.live.tasks.items()) if may(task)])
 
     @app.get("/v1/tasks/{task}", tags=["tasks"], responses=schemas.errors(401, 403, 404, 429, 503))
     async def about(task: str) -> schemas.Task | schemas.ItemTask:
         """What a task asks and answers: a series' of which sensors, others' of what pictures or messages."""
-        return _described(desk.serving(task), desk.settings)
+        return _described(desk.serving(task), desk)
 
     @app.get(
         "/v1/tasks/{task}/card", tags=["tasks"], response_class=Response,
@@ -91,7 +91,7 @@ def _tasks(app: FastAPI, store: Store, desk: Desk) -> None:
         return Response(numbers.dumps(told), media_type="application/json")
 
 
-def _summary(serving: Serving) -> schemas.Summary:
+def _summary(serving: Serving, desk: Desk) -> schemas.Summary:
     model = serving.stable
     if model is None:
         return schemas.Summary(task=serving.task, ready=False)
@@ -99,23 +99,37 @@ def _summary(serving: Serving) -> schemas.Summary:
     return schemas.Summary(
         task=serving.task, ready=True, question=config["question"], objective=config["objective"],
         modality=model.modality, department=config.get("department"), digest=model.digest, version=model.version,
-        age_s=round(time.monotonic() - model.since, 1),
+        age_s=round(time.monotonic() - model.since, 1), watched=_watched(desk.watched.get(serving.task), model.digest),
     )  # fmt: skip
 
 
-def _described(serving: Serving, settings: Settings) -> schemas.Task | schemas.ItemTask:
+def _watched(told: Any, digest: str) -> schemas.Watched | None:
+    """None of another release, or where it is not in our form."""
+    try:
+        found = schemas.Watched.model_validate(told)
+    except ValidationError:
+        return None
+    return found if found.champion == digest else None
+
+
+def _described(serving: Serving, desk: Desk) -> schemas.Task | schemas.ItemTask:
     model = serving.stable
     if isinstance(model, ItemModel):
         bounds = pictures.BOUNDS
-        image = {"pixels": bounds.pixels, "least_side": bounds.side[0], "bytes": settings.body_bytes}
-        most = image if model.modality == "image" else {"characters": settings.characters}
+        image = {"pixels": bounds.pixels, "least_side": bounds.side[0], "bytes": desk.settings.body_bytes}
+        most = image if model.modality == "image" else {"characters": desk.settings.characters}
         names = list(model.predictor.names)
-        return schemas.ItemTask(**_summary(serving).model_dump(), names=names, most={"items": settings.items, **most})
+        return schemas.ItemTask(
+            **_summary(serving, desk).model_dump(by_alias=True),
+            names=names,
+            most={"items": desk.settings.items, **most},
+        )
     assert isinstance(model, Model)
     spec, predictor = model.spec, model.predictor
     return schemas.Task(
-        **_summary(serving).model_dump(), context=spec.context, horizon=spec.horizon, step_s=spec.step_s,
-        timezone=spec.timezone, ahead=predictor.steps - spec.context, names=list(predictor.columns)[3:],
+        **_summary(serving, desk).model_dump(by_alias=True),
+        context=spec.context, horizon=spec.horizon, step_s=spec.step_s, timezone=spec.timezone,
+        ahead=predictor.steps - spec.context, names=list(predictor.columns)[3:],
         units={c["kind"]: c["unit"] for c in model.channels},
         sensors=[
             schemas.Sensor(

@@ -27,6 +27,42 @@ class Error(BaseModel):
     error: str = Field(description="One line, with the way out.")
 
 
+class Week(BaseModel):
+    """Of live answers."""
+
+    since: str = Field(alias="from")
+    until: str
+    model: float | None
+    last_value: float | None = None
+    profile: float | None = None
+    coverage: float | None = Field(description="For which share of the answers the truth has come.")
+
+
+class Drift(BaseModel):
+    day: str
+    tested: int
+    drifted: int = Field(description="Channels that are not what the release learnt.")
+    faulty: int
+    new_sensors: int
+    changed_since: str | None
+
+
+class Watched(BaseModel):
+    """Of the release that serves, as it was found when readings reached `until`."""
+
+    until: str
+    champion: str | None
+    metric: str
+    unit: str
+    week: Week | None
+    gate: float | None = Field(description="What the week's figure is held against.")
+    frozen_test: float | None
+    drift: Drift | None
+    decision: Literal["retrain", "watch", "fine"] | None
+    since: str | None
+    reasons: list[str]
+
+
 class Summary(BaseModel):
     task: str
     ready: bool
@@ -37,6 +73,7 @@ class Summary(BaseModel):
     digest: str | None = Field(default=None, description="Of the release that answers.")
     version: str | None = Field(default=None, description="Its version in the registry.")
     age_s: float | None = Field(default=None, description="Seconds since this server loaded it.")
+    watched: Watched | None = Field(default=None, description="How it does, where somebody watches it.")
 
 
 class Tasks(BaseModel):

@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.core import files
 from pipelines.release.objects import Folder, Objects
 
-FOLDER = "monitor"
+FOLDER, GLANCE = "monitor", "glance.json"
 _DAY = "date="
 
 

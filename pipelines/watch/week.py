@@ -1,7 +1,5 @@
-"""A champion's last week: by part of the city and of the day, and sensor by sensor; and how it is, at a glance.
-
-kept.read("glance.json")   # what `cityloop status` and the page of a server show
-"""
+"""A champion's last week: by part of the city and of the day, and sensor by sensor; and how it is, at a glance, which
+`cityloop status` and the page of a server show."""
 
 import datetime as dt
 import math
@@ -21,7 +19,6 @@ ROLES = ("stable", "batch")
 PARTS = ("hour", "regime", "district", "kind", "step")
 SCORES = ("macro_f1", "precision")
 """Metrics of which more is better; of an alarm rate it is neither."""
-GLANCE = "glance.json"
 SAID = 3
 """Reasons that are told at a glance."""
 

@@ -26,6 +26,7 @@ from pipelines.release import bundle, predictions
 from pipelines.release.predictor import Predictor
 from pipelines.release.store import Pointer, Store
 from pipelines.serve import keys, routes
+from pipelines.watch.kept import Kept
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright to drive a browser with")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -115,6 +116,13 @@ WEATHER = [
     *({"sensor": s, "kind": "pm25", "unit": "ug/m3", "role": "target"} for s in carded.SENSORS[:2]),
     {"sensor": carded.SENSORS[0], "kind": "temperature", "unit": "degC", "role": "input"},
 ]
+GLANCE: dict[str, Any] = {
+    "until": "2025-03-28T00:00:00Z", "metric": "mae", "unit": "ug/m3", "gate": 4.2, "frozen_test": 3.5,
+    "decision": "retrain", "since": "2025-03-26", "reasons": ["The city <b>has changed</b>.", "The error is above."],
+    "week": {"from": "2025-03-21", "until": "2025-03-27", "model": 4.914, "coverage": 0.9},
+    "drift": {"day": "2025-03-27", "tested": 3, "drifted": 2, "faulty": 1, "new_sensors": 0,
+              "changed_since": "2025-03-26"},
+}  # fmt: skip
 TASKS: dict[str, dict[str, Any]] = {
     "air_quality": {},
     "leaks": {"objective": "anomaly", "reconstruct": True, "alarm": {"span": 2, "threshold": 1.5}},
@@ -139,6 +147,8 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.of(Paths(root))
     store.point(Pointer("lost", 1, "0" * 64))
     store.keep_card("air_quality", digests["air_quality"], EVIL)
+    for task, told in {"air_quality": GLANCE, "leaks": {**GLANCE, "decision": 7}}.items():
+        Kept(store.objects, task).write("glance.json", files.to_json({**told, "champion": digests[task]}))
     predictor = Predictor.load(store.fetch("air_quality", digests["air_quality"]))
     answer = predictor.predict(readings()[None], np.array([START - SPEC.context * HOUR]))[0]
     issued = START.astype("datetime64[us]")
@@ -302,6 +312,21 @@ def test_the_tasks_are_told_and_one_that_is_not_loaded_too(tab: Tab, server: Ser
     assert not tab.page.is_visible("#task")
     assert tab.page.get_attribute("a[data-task=lost]", "aria-current") == "true"
     tab.page.screenshot(path=tmp_path / "not_loaded.png")
+
+
+def test_how_a_watched_task_does_is_told_at_a_glance(tab: Tab, server: Server, tmp_path: Path) -> None:
+    told = until(lambda: {t["task"]: t.get("watched") for t in server.get("/v1/tasks")["tasks"]}.get("air_quality"))
+    assert told["week"]["from"] == "2025-03-21"
+    assert server.get("/v1/tasks/air_quality")["watched"] == told
+    tab.open(task="air_quality")
+    line = tab.text("a[data-task=air_quality] .how")
+    assert line == "↻ to be trained anew · live MAE 4.91 µg/m³ (gate 4.2) · city changed since 2025-03-26 · 1 broken"
+    assert tab.text("#how") == "Readings until 2025-03-28: The city <b>has changed</b>. The error is above."
+    tab.page.screenshot(path=tmp_path / "watched.png", full_page=True)
+    tab.page.click("a[data-task=leaks]")
+    tab.page.wait_for_selector("#task-title:has-text('leaks')")
+    assert not tab.page.is_visible("#how")
+    assert tab.all("a[data-task=leaks] .how, a[data-task=state] .how", "1") == []
 
 
 def test_it_is_painted_before_there_are_data(tab: Tab) -> None:

@@ -11,7 +11,7 @@ import pytest
 import toy_city
 from click.testing import CliRunner
 
-from pipelines import monitor, predict
+from pipelines import monitor, predict, status
 from pipelines.__main__ import main
 from pipelines.core import files, params
 from pipelines.core.paths import Paths
@@ -189,3 +189,15 @@ def test_the_command_copies_it_out(city: Path, tmp_path: Path) -> None:
     told = CliRunner().invoke(main, ["-C", str(city), "monitor", "ahead", "--report", str(out)])
     assert told.exit_code == 0, told.output
     assert out.read_bytes() == (city / ".cityloop/store/monitor/ahead/report.html").read_bytes()
+
+
+def test_status_tells_it_in_a_line(city: Path) -> None:
+    told = status.run(root=city)
+    watched, summary = (
+        told["tasks"]["ahead"]["watched"],
+        files.read_json(city / ".cityloop/store/monitor/ahead/summary.json"),
+    )
+    assert told["tasks"]["state"]["watched"] is None
+    (line,) = (row for row in status.table(told).splitlines() if row.startswith("ahead ") and " mae " in row)
+    assert line.split()[:5] == ["ahead", summary["decision"]["decision"], f"{watched['week']['model']:.4g}", "u", "mae"]
+    assert line.split()[5] == f"{summary['decision']['error']['gate']:.4g}" == "4.8"

@@ -1,7 +1,7 @@
 // The page: which task and sensor are looked at (in the address, after #), who may, and what is shown of them.
 
 import { Failed, ask, forget, keep, key } from "./api.js";
-import { ago, byId, el, short, span } from "./dom.js";
+import { ago, byId, el, num, short, span, unit } from "./dom.js";
 import { tryItem } from "./items.js";
 import { card, forecast, latest, path } from "./panels.js";
 import { clearSearch, drawSensors, targets } from "./sensors.js";
@@ -102,8 +102,22 @@ function taskLink(t, chosen) {
     el("strong", t.task),
     el("span.does", t.ready ? does : "not loaded"),
     t.question && el("span.asks", t.question),
+    t.watched && how(t.watched),
     t.ready && el("span.who", { title: t.digest }, who.filter(Boolean).join(" · ")),
   );
+}
+
+/** How it does where somebody watches it: the decision, the live figure against the gate, drift. */
+function how({ decision, metric, week, gate, drift, reasons, ...w }) {
+  const name = metric === "mae" ? "MAE" : metric.replaceAll("_", " ");
+  const live = [`live ${name} ${num(week?.model)}`, unit(w.unit), gate != null && `(gate ${num(gate)})`];
+  const said = [
+    { fine: "✓ fine", watch: "◉ watch", retrain: "↻ to be trained anew" }[decision],
+    week && live.filter(Boolean).join(" "),
+    drift && (drift.changed_since ? `city changed since ${drift.changed_since}` : `drift ${drift.drifted} of ${drift.tested}`),
+    drift?.faulty > 0 && `${drift.faulty} broken`,
+  ];
+  return el(`span.how.${decision}`, { title: reasons.join(" ") }, said.filter(Boolean).join(" · "));
 }
 
 async function drawTask(want, signal) {
@@ -115,6 +129,7 @@ async function drawTask(want, signal) {
   document.title = `${channel.sensor} · ${about.task} · Cityloop`;
   byId("task-title").textContent = about.task;
   byId("reach").textContent = reach(about);
+  tellHow();
   const show = TABS[want.show] ? want.show : "forecast";
   const tab = ([name, text]) => {
     const href = link({ task: about.task, sensor: channel.sensor, kind: channel.kind, show: name });
@@ -134,6 +149,7 @@ async function drawItems(want, signal) {
   const { about } = state;
   document.title = `${about.task} · Cityloop`;
   byId("task-title").textContent = about.task;
+  tellHow();
   byId("reach").textContent = `${about.modality === "image" ? "Pictures" : "Messages"}: ${about.names.join(", ")}`;
   const show = want.show === "card" ? "card" : "try";
   const tab = name => {
@@ -142,6 +158,13 @@ async function drawItems(want, signal) {
   };
   refill(byId("tabs"), ["try", "card"].map(tab));
   await drawPanel(show, signal);
+}
+
+/** What was decided of the task, and why. */
+function tellHow() {
+  const told = state.tasks.find(t => t.task === state.about.task)?.watched;
+  byId("how").hidden = !told?.reasons.length;
+  byId("how").textContent = told ? `Readings until ${told.until.slice(0, 10)}: ${told.reasons.join(" ")}` : "";
 }
 
 /** What it answers from what, in time. */
