@@ -76,7 +76,8 @@ def city(folder: Path, days: int, sensors: int) -> Predictor:
     config = {"task": TASK, "objective": "forecast", "head": None, "names": list(forecast.NAMES), "aux": {},
               "channels": [{"sensor": s, "kind": "speed"} for s in names], "targets": sensors,
               "spec": spec.to_json(), "reconstruct": False}  # fmt: skip
-    tables = {"profile": np.full((2016, sensors), 50, np.float32), "reference": np.ones(sensors, np.float32)}
+    ones = np.ones(sensors, np.float32)
+    tables = {"profile": np.full((2016, sensors), 50, np.float32), "reference": ones, "std": 9 * ones}
     bundle.write(folder / "bundle", {"config.json": files.to_json(config), "tables.safetensors": save(tables)})
     return Predictor(config, tables, Store(str(folder / "state/store"), folder).put(TASK, folder / "bundle"), None)
 
