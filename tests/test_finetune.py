@@ -9,10 +9,11 @@ import onnxruntime
 import pytest
 import torch
 import toy_city
+import yaml
 from safetensors.numpy import load_file
 from small_city import tree
 
-from pipelines import finetune, pretrain
+from pipelines import finetune, join, pretrain
 from pipelines.core import files, params
 from pipelines.core.answers import calibrated
 from pipelines.core.errors import UserError
@@ -82,6 +83,11 @@ def test_never_worse_on_validation_than_before_training(ready: Path, task: str) 
 
 def weights(root: Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = load_file(root / "models/tasks/ahead/weights.safetensors")
+    return found
+
+
+def tables(root: Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = load_file(root / "models/tasks/ahead/tables.safetensors")
     return found
 
 
@@ -182,6 +188,45 @@ def test_training_goes_on_from_a_pinned_bundle_and_tells_what_was_forgotten(
     assert np.array_equal(after["anchor.weight"], before["anchor.weight"]), "the anchor is the bundle's"
     again_report = again(tmp_path, init=digest, replay=0.5, l2_to_start=0.1)
     assert again_report == report
+
+
+def test_a_retraining_learns_from_what_came_since_the_city_changed(
+    pinned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = kept_bundle(pinned, tmp_path, monkeypatch)
+    before, profile = weights(tmp_path), tables(tmp_path)["profile"]
+    dates = {"start": "2025-02-15", "validation_from": "2025-02-20", "test_from": "2025-02-24"}
+    (tmp_path / "retrain.yaml").write_text(yaml.safe_dump({"ahead": {"init": digest, **dates}}))
+    join.run("ahead", root=tmp_path)
+    report = again(tmp_path)
+    config = files.read_json(tmp_path / "models/tasks/ahead/config.json")
+    assert config["init"] == digest
+    assert {k: config["training"][k] for k in ("since", "until")} == {
+        "since": "2025-02-15T00:00:00", "until": "2025-02-20T00:00:00"
+    }  # fmt: skip
+    assert report["windows"] == config["training"]["windows"] == 5 * 24 - 6 + 1, "answers of those five days alone"
+    assert {"old", "new"} == set(report["continual"])
+    assert np.array_equal(weights(tmp_path)["anchor.weight"], before["anchor.weight"])
+    # The usual week has the shape of all weeks before it, straightened: not that of five days.
+    now = tables(tmp_path)["profile"]
+    assert np.isfinite(now).all()
+    assert not np.array_equal(now, profile)
+    assert all(np.corrcoef(now[:, i], profile[:, i])[0, 1] > 0.8 for i in range(len(toy_city.SENSORS)))
+    # By params.yaml again, it is what it was without.
+    (tmp_path / "retrain.yaml").write_text("ahead: null\n")
+    join.run("ahead", root=tmp_path)
+    assert again(tmp_path)["windows"] > 400
+
+
+def test_a_retraining_from_the_backbone_solves_its_anchor_on_what_came_since(ready: Path, tmp_path: Path) -> None:
+    root = copied(ready, tmp_path)
+    dates = {"start": "2025-02-15", "validation_from": "2025-02-20", "test_from": "2025-02-24"}
+    (root / "retrain.yaml").write_text(yaml.safe_dump({"ahead": dates}))
+    join.run("ahead", root=root)
+    report = again(root)
+    assert report["windows"] == 5 * 24 - 6 + 1
+    assert len(report["kept"]) == 2
+    assert "continual" not in report
 
 
 def test_a_bundle_that_is_not_there_or_does_not_fit_is_one_line(
