@@ -47,7 +47,7 @@ from pipelines.watch.noticed import Noticing
 from pipelines.watch.scoring import Room
 
 Array = np.ndarray[Any, Any]
-FORM = 2
+FORM = 3
 """Of a day's file. Another number: all is scored again."""
 SENSORS = "sensors"
 Back = Callable[[str, str, str], None]
@@ -81,7 +81,7 @@ def run(task: str, until: str | None = None, *, root: Path = Path(), back: Back 
                 f"{store.where}: nothing was answered of {task}; `cityloop serve` or `cityloop predict {task}`"
             )
         summary = _summary(city, paths, room, days, end)
-        summary["drift"] = drift.told(city, paths, store, kept, summary["champion"], end)
+        summary["drift"] = drift.told(city, paths, store, kept, summary["champion"], end, days)
         sensors = functools.cache(lambda day: kept.read(kept.day(day, SENSORS)))
         classes = asked.classes.names if asked.classes else ()
         week.set_apart(summary, sensors, classes)

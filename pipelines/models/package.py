@@ -13,7 +13,7 @@ from safetensors.torch import save as save_torch
 from pipelines.core import files, metrics
 from pipelines.core.answers import calibrated
 from pipelines.core.windows import Spec
-from pipelines.models import detect, export, families, objectives, reference, referred
+from pipelines.models import answering, detect, export, families, objectives, reference, referred
 from pipelines.models.data import spread_out
 from pipelines.models.series import TaskModel
 from pipelines.models.tokens import Config
@@ -66,7 +66,24 @@ def contents(adapted: "Adaptation", init: Path | None = None) -> tuple[dict[str,
     days = referred.made(data, init)
     if days:
         made[reference.FILE] = save({k: np.ascontiguousarray(v) for k, v in days.tables.items()})
-    return made, {"alarm": alarm, "int8": {"included": pays, **told}, "reference": days.about if days else None}
+    about = {**days.about, "answers": _usual(adapted, rows, answer, truth, chosen)} if days else None
+    return made, {"alarm": alarm, "int8": {"included": pays, **told}, "reference": about}
+
+
+def _usual(
+    adapted: "Adaptation", rows: Array, answer: Array, truth: Array, chosen: dict[str, Array]
+) -> answering.Usual:
+    """What answers are like from day to day of validation; nothing of alarms."""
+    data, objective = adapted.data, adapted.objective
+    if "alarm" in objective.CALIBRATION:
+        return {}
+    days = (data.series.start + (rows + data.known) * data.series.step).astype("datetime64[D]")
+    decision = chosen.get("decision")
+    told = calibrated(answer, chosen.get("spread"))
+    aux = {**adapted.aux, "reference": adapted.channels["reference"][: data.targets]}
+    kinds, std = data.channel("kind")[: data.targets], data.std[: data.targets]
+    names = list(objective.names(adapted.aux))
+    return answering.of_validation(days, kinds, told, objective.truth(truth, aux), std, names, decision)
 
 
 def load(folder: Path) -> export.Served:

@@ -9,8 +9,9 @@
     log.close()
 
 Columns: request_id, task, digest, role (stable, canary, shadow, batch), issued, sensor, kind, time (the step's begin),
-step (1 for the first asked), then the answer's as `Predictor.columns` has them. Times are UTC in microseconds, numbers
-float32, a missing one is null. A window that was asked twice has its rows twice.
+step (1 for the first asked), then the answer's as `Predictor.columns` has them; of requests also `given`: at step 1,
+what was said of the channel's newest step before it. Times are UTC in microseconds, numbers float32, a missing one is
+null. A window that was asked twice has its rows twice.
 
 Of pictures and messages a row an item: request_id, task, digest, role, issued, sha256 (of the picture's file or of the
 text; neither is kept, since they may show or name people), and the answer as JSON.
@@ -65,6 +66,8 @@ class Answered(NamedTuple):
     """[H, n, names], of the predictor's first n channels."""
     more: Mapping[str, Array] = {}
     """What `core.answers.more` said, [H, n] each."""
+    given: Array | None = None
+    """What the request said of the newest step before the first asked one, [n]; None: it was no request's."""
 
     @property
     def rows(self) -> int:
@@ -73,11 +76,12 @@ class Answered(NamedTuple):
     @property
     def columns(self) -> tuple[str, ...]:
         """Answers of the same ones can lie in one file."""
-        return self.predictor.names
+        return self.predictor.names if self.given is None else (*self.predictor.names, "given")
 
     def own(self) -> "Answered":
         """Itself, with arrays that are not part of larger ones: those would keep all of them in memory."""
-        return self._replace(answer=_own(self.answer), more={k: _own(v) for k, v in self.more.items()})
+        given = None if self.given is None else _own(self.given)
+        return self._replace(answer=_own(self.answer), more={k: _own(v) for k, v in self.more.items()}, given=given)
 
 
 class Seen(NamedTuple):
@@ -139,9 +143,9 @@ def table(answered: Iterable[Answered | Seen]) -> "pa.Table":
 
 def _alike(answered: Iterable[Answered]) -> Iterable[list[Answered]]:
     """Those of one shape by one predictor."""
-    out: dict[tuple[int, tuple[int, ...]], list[Answered]] = {}
+    out: dict[Any, list[Answered]] = {}
     for one in answered:
-        out.setdefault((id(one.predictor), one.answer.shape), []).append(one)
+        out.setdefault((id(one.predictor), one.answer.shape, one.given is None), []).append(one)
     return out.values()
 
 
@@ -171,6 +175,10 @@ def _rows(alike: list[Answered], codes: Codes) -> dict[str, Array]:
     words["digest"] = [predictor.digest] * len(alike)
     asked = {k: [c[k] for c in predictor.channels[:n]] for k in ("sensor", "kind")}
     more = {k: np.stack([one.more[k] for one in alike]).reshape(-1) for k in MORE[predictor.config["objective"]]}
+    if alike[0].given is not None:
+        given = np.full((len(alike), horizon, n), np.nan, np.float32)
+        given[:, 0] = [one.given for one in alike]
+        more["given"] = given.reshape(-1)
     return {
         **{k: np.repeat(_coded(words[k], codes[k]), horizon * n) for k in ("request_id", "task", "digest", "role")},
         "issued": np.repeat(issued, horizon * n),

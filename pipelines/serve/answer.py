@@ -109,9 +109,11 @@ class Windows:
 
         def rows(role: str) -> Iterator[Answered]:
             issued = np.datetime64(int(answer.issued * 1e6), "us")
+            newest = None if part.predictor.reconstruct else part.predictor.spec.context - 1
             for b, first in enumerate(answer.times[:, 0].astype("datetime64[s]")):
                 rest = {name: column[b] for name, column in more.items()}
-                yield Answered(model.task, part.predictor, role, request_id, issued, first, raw[b], rest)
+                given = None if newest is None else self.values[b, newest, : raw.shape[2]]
+                yield Answered(model.task, part.predictor, role, request_id, issued, first, raw[b], rest, given)
 
         return answer, rows
 

@@ -9,9 +9,10 @@ A day is made again when its readings, the champion, or what the day before left
 """
 
 import datetime as dt
+import functools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipelines.core import files
@@ -22,6 +23,7 @@ from pipelines.core.watching import Monitor
 from pipelines.models import referred
 from pipelines.release.objects import Unreachable
 from pipelines.release.store import Store
+from pipelines.watch import answers
 from pipelines.watch.inputs import Inputs
 from pipelines.watch.kept import Kept
 from pipelines.watch.tested import Told, Watched
@@ -29,11 +31,22 @@ from pipelines.watch.tested import Told, Watched
 FOLDER = "drift"
 
 
-def told(city: Params, paths: Paths, store: Store, kept: Kept, champion: str | None, until: dt.datetime) -> Told | None:
+def told(
+    city: Params,
+    paths: Paths,
+    store: Store,
+    kept: Kept,
+    champion: str | None,
+    until: dt.datetime,
+    live: Mapping[str, Told],
+) -> Told | None:
     """summary["drift"] of the task of `kept`, its days brought up to date; None where nothing serves.
 
-    {days, changed_since, faulty, new_sensors, sensors}, and `why` where it cannot be told.
+    {days, changed_since, faulty, new_sensors, sensors, skew}, and `why` where it cannot be told. live: the days of live
+    scores, of which those are told that answers drifted on.
     """
+    from safetensors.numpy import load_file
+
     if champion is None:
         return None
     try:
@@ -42,7 +55,18 @@ def told(city: Params, paths: Paths, store: Store, kept: Kept, champion: str | N
         raise
     except UserError as error:
         return {"why": str(error), **_nothing()}
-    return of_bundle(city, paths, kept, champion, folder, until)
+    found, config = of_bundle(city, paths, kept, champion, folder, until), files.read_json(folder / "config.json")
+    limit, std = city.task(kept.task).monitor.false_discoveries, load_file(folder / "tables.safetensors")["std"]
+    for day, one in answers.by_day(live, champion, config, std, limit).items():
+        if day in found["days"]:
+            found["days"][day]["predictions"] = one
+    sensors = functools.partial(_sensors, kept)
+    return {**found, "skew": answers.skew(live, sensors, champion)}
+
+
+def _sensors(kept: Kept, day: str) -> Told | None:
+    found: Told | None = kept.read(kept.day(day, "sensors"))
+    return found
 
 
 def of_bundle(city: Params, paths: Paths, kept: Kept, digest: str, folder: Path, until: dt.datetime) -> Told:

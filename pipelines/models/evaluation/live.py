@@ -75,7 +75,11 @@ def score(release: Release, rows: Rows, truth: Truth) -> tuple[Scored, Array]:
     state[state < 0] = np.where(answered, COUNTS.index("scored"), COUNTS.index("unanswered"))[state < 0]
     some = np.flatnonzero(state == COUNTS.index("scored"))
     given = {k: v[some] for k, v in rows.answer.items()}
+    said = given.pop("given", np.full(len(some), np.nan))
     told = _sums(release, given, real[some], {k: v[some] for k, v in rivals.items()}, channel[some])
+    if plain:
+        spread = np.where(channel < 0, np.inf, release.tables["std"][channel])[some]
+        told |= sums.of_requests(step[some] == 1, said, last[some], spread)
     made = Scored([*((name, 1) for name in COUNTS), *((name, one.size) for name, one in told.items())])
     if trusted.any():
         made.reaches = str(rows.time[trusted].max().astype("datetime64[s]") + series.step)

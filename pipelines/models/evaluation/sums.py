@@ -24,6 +24,10 @@ AWAY_BINS, AWAY_FIRST, AWAY_OCTAVE = 49, 0.25, 8
 """How far a reading is from the profile, in standard deviations: a bin up to the first edge, then eight an octave."""
 
 
+ROUNDED = 0.02
+"""What a request says is what was read, if it differs by so many standard deviations at most."""
+
+
 class Sum(NamedTuple):
     """A sum over points: `weight` [P] (None: 1 each) into `cell` [P] of `size` (None: there is one cell)."""
 
@@ -44,6 +48,7 @@ def of_values(given: Mapping[str, Array], real: Array, rivals: Mapping[str, Arra
         "pinball": Sum(1, weight=pinball),
         "inside": Sum(1, weight=inside.astype(float)),
         "width": Sum(1, weight=given["q0.9"] - given["q0.1"]),
+        "bias": Sum(1, weight=-error),
     }
     for name, value in rivals.items():
         known = np.isfinite(value)
@@ -51,6 +56,14 @@ def of_values(given: Mapping[str, Array], real: Array, rivals: Mapping[str, Arra
         sums |= {f"{name}.scored": Sum(1, weight=known.astype(float)), f"{name}.absolute": Sum(1, weight=off),
                  f"{name}.square": Sum(1, weight=off**2)}  # fmt: skip
     return sums
+
+
+def of_requests(first: Array, said: Array, read: Array, spread: Array) -> dict[str, Sum]:
+    """Of what requests said before the first asked step and what was read then, all [P]: how many can be compared, and
+    how many differ by more than ROUNDED spreads."""
+    both = first & np.isfinite(said) & np.isfinite(read)
+    off = both & (np.abs(np.where(both, said - read, 0)) > ROUNDED * spread)
+    return {"given": Sum(1, weight=both.astype(float)), "given.off": Sum(1, weight=off.astype(float))}
 
 
 def of_classes(
