@@ -42,7 +42,7 @@ class Retrain(OfTask):
     """Only where `monitor` said so; then what `train_<task>` waits for is new."""
 
     def why_not(self, context: Context, task: city.Task) -> str | None:
-        said = context["ti"].xcom_pull(task_ids="monitor")
+        said = context["ti"].xcom_pull(task_ids="monitor", map_indexes=context["ti"].map_index)
         decision = said if isinstance(said, dict) else {"decision": "none"}
         if decision["decision"] != "retrain":
             return f"{decision['decision']}: {' '.join(decision.get('reasons', []))}"

@@ -41,8 +41,9 @@ class Instance:
     def xcom_push(self, key, value):
         self.pushed[key] = value
 
-    def xcom_pull(self, task_ids):
-        return self.xcoms.get(task_ids)
+    def xcom_pull(self, task_ids, map_indexes=None):
+        found = self.xcoms.get(task_ids)
+        return [found] if map_indexes != self.map_index and self.map_index >= 0 else found  # as of all instances
 
     def get_task_states(self, dag_id, task_ids, run_ids, map_index=None):
         suffix = "" if map_index is None else f"_{map_index}"
