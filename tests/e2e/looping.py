@@ -114,6 +114,16 @@ class Loop:
 
         until(now, seconds, f"{task} of {dag} {run} to be {state}")
 
+    def mapped(self, dag: str, run: str) -> dict[tuple[str, str], str]:
+        """(task, what it is mapped over) → state."""
+        found = self.airflow("GET", f"/dags/{dag}/dagRuns/{_quoted(run)}/taskInstances?limit=100")["task_instances"]
+        return {(one["task_id"], one["rendered_map_index"] or ""): one["state"] for one in found}
+
+    def woken_by(self, dag: str, run: str) -> list[tuple[str, str]]:
+        """(asset, DAG it came from) of the events that started a run."""
+        found = self.airflow("GET", f"/dags/{dag}/dagRuns/{_quoted(run)}/upstreamAssetEvents")["asset_events"]
+        return [(event["uri"], event["source_dag_id"]) for event in found]
+
     def said(self, dag: str, run: str, task: str) -> Any:
         """What the task's command answered."""
         where = f"/dags/{dag}/dagRuns/{_quoted(run)}/taskInstances/{task}/xcomEntries/return_value"

@@ -5,6 +5,7 @@ import time
 
 import pictures
 import pytest
+import yaml
 from looping import Loop, until
 from workspaces import Workspace
 
@@ -126,6 +127,47 @@ def test_a_no_through_mlflow_then_a_yes_and_the_way_back(loop: Loop) -> None:
     until(lambda: loop.asks(AIR) == first, 30, "the first version to answer again")
     record = loop.ledger(AIR)[-1]
     assert (record["state"], record["digest"], record["reason"]) == ("serving", first, "worse in the mornings")
+
+
+@pytest.mark.slow
+def test_a_task_that_is_to_be_trained_anew_trains_by_itself_and_waits_for_a_yes(loop: Loop) -> None:
+    """Its model is older than the city now allows: the one reason for which no weeks need pass."""
+    monitor, train, promote, serves = "monitor", f"train_{AIR}", f"promote_{AIR}", loop.asks(AIR)
+    city = Workspace(loop.root)
+    params = city.params()
+    spans = {"learn": "1d", "validation": "3d", "test": "3d"}
+    params["tasks"][AIR]["monitor"] = {"age": "1d", "retrain": spans}
+    city.put_params(params)
+    city.run("git", "commit", "-qam", "Models of air are trained anew after a day")
+    loop.say("deploy")
+    trained, promoted = loop.runs(train), loop.runs(promote)
+    loop.ready(monitor)  # its clock is switched on, so that it runs
+    run = loop.new_run(monitor, {})
+    loop.succeeds(monitor, run)
+    assert loop.mapped(monitor, run) == {
+        ("predict", TRAFFIC): "success", ("monitor", TRAFFIC): "success", ("retrain", TRAFFIC): "skipped",
+        ("predict", AIR): "success", ("monitor", AIR): "success", ("retrain", AIR): "success",
+    }  # fmt: skip
+    decision = json.loads(loop.store.objects.get(f"monitor/{AIR}/decision.json"))
+    assert (decision["decision"], [*decision["causes"]]) == ("retrain", ["age"])
+    assert decision["champion"] == decision["retrain"]["init"] == serves
+
+    began = loop.new_run(train, trained)
+    assert loop.woken_by(train, began) == [(f"cityloop://drift/{AIR}", monitor)]
+    loop.succeeds(train, began, 400)
+    made = loop.said(train, began, "register")
+    waiting = loop.new_run(promote, promoted)
+    loop.waits(promote, waiting, "review", "deferred")
+    assert (made["digest"] == serves, loop.asks(AIR)) == (False, serves), "it waits"
+    entry = yaml.safe_load(loop.git("show", "live:retrain.yaml"))
+    assert (entry[AIR]["init"], entry[TRAFFIC]) == (serves, None)
+    assert f"Dag-Run: {monitor}/{run}" in loop.git("log", "-3", "--format=%(trailers)", "live")
+
+    trained = loop.runs(train)
+    again = loop.trigger(monitor)
+    loop.succeeds(monitor, again)
+    assert loop.mapped(monitor, again)["retrain", AIR] == "skipped", "not twice for one decision"
+    assert loop.runs(train) == trained
 
 
 @pytest.mark.slow
