@@ -25,6 +25,7 @@ from pipelines.watch import drift, tested
 from pipelines.watch.inputs import Inputs
 from pipelines.watch.kept import Kept
 
+pytestmark = pytest.mark.filterwarnings("ignore:Mean of empty slice")
 Array = np.ndarray[Any, Any]
 START = np.datetime64("2025-03-03")
 """A Monday; three weeks of training and one of validation follow."""
