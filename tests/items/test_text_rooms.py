@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from item_city import WORDS, city, later, messages, reasons, rows, run, task, text_source
 from small_city import tree
 
-from pipelines import ingest
+from pipelines import ingest, join
 from pipelines.core import files
-from pipelines.core.errors import BrokenBatch
+from pipelines.core.errors import BrokenBatch, UserError
 from pipelines.items import near, words
 
 TOPICS = ["the bus on line %d is late again this week", "water pressure in house %d has been low for days"]
@@ -167,6 +168,31 @@ def test_features_corpus_and_join(tmp_path: Path) -> None:
     run(tmp_path, "s")
     later(tmp_path, "text", "s", "route", "mark")
     assert tree(tmp_path / "data") == before
+
+
+def test_a_retraining_parts_messages_by_dates_of_its_own_and_the_test_is_not_learnt_from(tmp_path: Path) -> None:
+    dated = [row | {"time": f"2025-01-{1 + i % 10:02d}T06:00"} for i, row in enumerate(some(30))]
+    messages(tmp_path, dated)
+    run(city(tmp_path, {"s": text_source(features={"split": "time"})}, route=task("text", "classify", "s")), "s")
+    later(tmp_path, "text", "s", "route")
+
+    def parted(folder: str) -> dict[str, set[int]]:
+        """The days of each split."""
+        days: dict[str, set[int]] = {}
+        for row in pq.read_table(tmp_path / "data" / folder / "route/items.parquet").to_pylist():
+            days.setdefault(row["split"], set()).add(row["time"].day)
+        return days
+
+    assert parted("joined") == {"train": {1, 2, 3, 4}, "validation": {5, 6, 7}, "test": {8, 9, 10}}
+    assert parted("learn") == {"train": {1, 2, 3, 4}, "validation": {5, 6, 7}}
+    dates = {"start": "2025-01-03", "validation_from": "2025-01-07", "test_from": "2025-01-09"}
+    (tmp_path / "retrain.yaml").write_text(yaml.safe_dump({"route": dates}))
+    join.run("route", root=tmp_path)
+    assert parted("joined") == {"train": {3, 4, 5, 6}, "validation": {7, 8}, "test": {9, 10}}
+    assert parted("learn") == {"train": {3, 4, 5, 6}, "validation": {7, 8}}
+    city(tmp_path, {"s": text_source()}, route=task("text", "classify", "s"))
+    with pytest.raises(UserError, match=r"retrain\.yaml: route: s is split by groups, which no date moves"):
+        join.run("route", root=tmp_path)
 
 
 def test_too_many_bad_ones_or_old_ones_stop_the_run(tmp_path: Path) -> None:
