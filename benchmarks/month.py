@@ -69,6 +69,8 @@ def params(seed: int, change: dict[str, Any] | None) -> dict[str, Any]:
         "objective": "forecast", "backbone": "series", "target": {"source": "traffic", "kinds": ["flow"]},
         "inputs": [{"source": "traffic", "kinds": ["speed"]}], "context": "12h", "horizon": "1h",
         "finetune": {**trainer, "steps": 300, "patience": 6},
+        # With a quarter of the detectors stuck for four hours each method errs twice as much or more, the ridge too.
+        "gate": {"robustness": 1.5},
     }  # fmt: skip
     return {
         "city": {"name": "month", "timezone": "Europe/Amsterdam", "seed": seed},
