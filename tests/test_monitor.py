@@ -258,6 +258,9 @@ def test_a_kill_between_two_days_leaves_whole_files_and_the_next_call_the_same_b
 
         def put(self: Folder, key: str, data: bytes, stop: int = stop, written: list[Path] = written) -> None:
             path = self.root / key
+            if not path.is_relative_to(live(answered)):  # a server of another test in this process may still beat
+                real(self, key, data)
+                return
             if len(written) == stop:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.with_name(f".{path.name}.0.tmp").write_bytes(data[:10])

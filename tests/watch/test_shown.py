@@ -18,12 +18,16 @@ from pipelines.watch import shown
 from pipelines.watch.kept import Kept
 
 
+HERE = ("MLFLOW_TRACKING_URI", "CITYLOOP_STATE", "CITYLOOP_STORE")
+"""What would have the city's registry and store lie elsewhere."""
+
+
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A city whose one task has a version in MLflow; and the version's digest."""
     root = tmp_path_factory.mktemp("shown") / "city"
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "CITYLOOP_STATE", "CITYLOOP_STORE"):
+        for name in HERE:
             patch.delenv(name, raising=False)
         carded.city(root)
         card.run(carded.TASK, root=root)
@@ -42,7 +46,8 @@ def test_a_version_says_how_it_does_once_a_day_and_registering_again_leaves_that
     registered: tuple[Path, str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, digest = registered
-    monkeypatch.delenv("CITYLOOP_STORE", raising=False)
+    for name in HERE:
+        monkeypatch.delenv(name, raising=False)
     paths = Paths(root)
     kept = Kept(Store.of(paths).objects, carded.TASK)
 
