@@ -168,7 +168,7 @@ def serving(place: Place, *, ready: bool = True, **told: Any) -> Iterator[Server
             yield Server(port, app, server)
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(30)
             assert not thread.is_alive()
 
 

@@ -80,7 +80,7 @@ def test_what_waits_for_one_model_is_answered_together(city: Place, monkeypatch:
     with serving(city, threads=1) as server, ThreadPoolExecutor(8) as many:
         with held(monkeypatch):
             first = many.submit(server.client().predict, ASK)
-            running(server, 1)
+            eventually(lambda: b"cityloop_running 1.0" in server.client().get("/metrics").body)  # a thread has it
             same = [many.submit(server.client().predict, arrays([[i, i, i]])) for i in range(1, 5)]
             other = [many.submit(server.client().predict, arrays([[i]])) for i in range(1, 4)]
             running(server, 8)

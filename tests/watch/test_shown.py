@@ -17,7 +17,6 @@ from pipelines.release.store import Store
 from pipelines.watch import shown
 from pipelines.watch.kept import Kept
 
-
 HERE = ("MLFLOW_TRACKING_URI", "CITYLOOP_STATE", "CITYLOOP_STORE")
 """What would have the city's registry and store lie elsewhere."""
 
