@@ -7,7 +7,6 @@ batch; a warning is reported. Flags were computed before: nothing here looks at 
 import datetime as dt
 import html
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -167,7 +166,6 @@ def judge(name: str, source: Source, found: Profile, schema: Rows) -> Results:
 
 def run(name: str, frames: dict[str, dict[str, str]], every: list[Check], rows: dict[str, Rows]) -> Results:
     """Judge frames, given as columns with their types, by `every` check on them."""
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
     import pandas as pd
 

@@ -29,7 +29,6 @@ DESCRIPTION_LIMIT = 5000
 """Characters: the column of MLflow's database, which PostgreSQL enforces and SQLite does not."""
 _BATCH = 500
 _QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",

@@ -161,7 +161,7 @@ def test_a_task_that_is_to_be_trained_anew_trains_by_itself_and_waits_for_a_yes(
     assert (made["digest"] == serves, loop.asks(AIR)) == (False, serves), "it waits"
     entry = yaml.safe_load(loop.git("show", "live:retrain.yaml"))
     assert (entry[AIR]["init"], entry[TRAFFIC]) == (serves, None)
-    assert f"Dag-Run: {monitor}/{run}" in loop.git("log", "-3", "--format=%(trailers)", "live")
+    assert f"Dag-Run: {monitor}/{run}" in loop.git("log", "-1", "--format=%(trailers)", "live", "--", "retrain.yaml")
 
     trained = loop.runs(train)
     again = loop.trigger(monitor)

@@ -1,5 +1,8 @@
 """A bundle asked in both its ways: windows and long rows, with strangers, gaps and old readings among them."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 import toy_city
 from safetensors.numpy import load, save
+from workspaces import ROOT
 
 from pipelines.core.answers import calibrated, misfit, smooth
 from pipelines.core.errors import UserError
@@ -373,3 +377,19 @@ def test_rows_are_placed_when_they_are_known_as_join_places_them() -> None:
         [gap, gap, gap, 3, 5, gap, gap, gap],
     ]
     np.testing.assert_array_equal(window[0].T, np.array(expected, np.float32))
+
+
+def test_the_runtime_keeps_no_record_of_who_asked_what_and_sends_none(tmp_path: Path) -> None:
+    """ONNX Runtime's wheels collect events for their makers and write who we are beside them, unless told not to."""
+    bundle.write(tmp_path / "bundle", carded.contents())
+    unset = ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    alone = {name: value for name, value in os.environ.items() if name not in unset}
+    load = "from pipelines.release.predictor import Predictor; Predictor.load(Path(sys.argv[1]))"
+    command = [sys.executable, "-c", f"import sys; from pathlib import Path; {load}", str(tmp_path / "bundle")]
+
+    def left(home: Path, **environ: str) -> list[Path]:
+        subprocess.run(command, env={**alone, "HOME": str(home), **environ}, cwd=ROOT, check=True)
+        return list(home.rglob("*onnxruntime*"))
+
+    assert not left(tmp_path / "home")
+    assert left(tmp_path / "told", ORT_DISABLE_TELEMETRY="0"), "who wants to may"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,6 +147,14 @@ class Server:
         return Client(self.port, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
+def told(thread: threading.Thread) -> str:
+    """What every thread is at, for a server that does not end."""
+    stacks = sys._current_frames()
+    lines = [f"{one.name}\n{''.join(traceback.format_stack(stacks[one.ident]))}" for one in threading.enumerate()
+             if one.ident in stacks]  # fmt: skip
+    return f"{thread.name} goes on\n" + "\n".join(lines)
+
+
 @contextlib.contextmanager
 def serving(place: Place, *, ready: bool = True, **told: Any) -> Iterator[Server]:
     """The application of `place` on a free port, on a thread; `ready`: once it answers."""
@@ -169,7 +178,7 @@ def serving(place: Place, *, ready: bool = True, **told: Any) -> Iterator[Server
         finally:
             server.should_exit = True
             thread.join(30)
-            assert not thread.is_alive()
+            assert not thread.is_alive(), told(thread)
 
 
 @contextlib.contextmanager

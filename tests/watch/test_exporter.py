@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ def test_servers_are_told_while_their_heartbeats_go_on_and_none_is_removed(
     root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, clock = Exporter(root), 100.0
-    monkeypatch.setattr("pipelines.release.beats.time.monotonic", lambda: clock)
+    monkeypatch.setattr("pipelines.release.beats.time", types.SimpleNamespace(monotonic=lambda: clock))
 
     def beat(name: str, number: int, digest: str) -> None:
         store.beat(name, {"beat": number, "every_s": 2, "tasks": {TASK: {"stable": digest}}})
