@@ -82,7 +82,7 @@ def _fresh(city: Params, paths: Paths, source: str) -> dict[str, Any]:
     found: dict[str, Any] = {"window_until": city.window[source].isoformat() if source in city.window else None}
     if report.is_file():
         told = files.read_json(report)
-        found |= {k: told.get(k) for k in ("newest", "passed", "records", "quarantined") if k in told}
+        found |= {k: told[k] for k in ("age_h", "expectations", "quarantined", "records")}
     return found
 
 
@@ -124,8 +124,13 @@ def table(told: dict[str, Any]) -> str:
         lines.append(f"{name:<30} {'yes' if server['lives'] else 'no':<6} {answers}")
     if not told["servers"]:
         lines.append("none; `cityloop serve` starts one")
-    lines += ["", "source               data until             quarantined of records"]
+    lines += ["", "source               data until             newest is    quarantined of records  checks failed"]
     for name, source in told["sources"].items():
-        counts = f"{source['quarantined']:,} of {source['records']:,}" if "records" in source else "not validated yet"
-        lines.append(f"{name:<20} {source['window_until'] or '–':<22} {counts}")
+        if "records" in source:
+            counts = f"{source['quarantined']:,} of {source['records']:,}"
+            age = f"{source['age_h']:.1f} h older" if source["age_h"] is not None else "–"
+            said = f"{age:<12} {counts:<23} {source['expectations']['failed'] or '–'}"
+        else:
+            said = "not validated yet"
+        lines.append(f"{name:<20} {(source['window_until'] or '–')[:16]:<22} {said}")
     return "\n".join([*lines, *(f"\ntrouble: {t}" for t in told["trouble"])])

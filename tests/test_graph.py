@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import stage_deps
 import yaml
-from workspaces import ROOT, Workspace
+from workspaces import ROOT, SOURCES, Workspace
+
+from pipelines import status
 
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 SOURCE_FILES = stage_deps.room_files(list(GRAPH))
@@ -125,6 +127,16 @@ def test_metrics_and_plots_are_there_for_dvc_to_show(looped: Workspace) -> None:
     shown = {name for name, drawn in plots["data"].items() if drawn}
     for name in ("validate/traffic", "pretrain/series", "finetune/air_quality", "evaluate/traffic_speed"):
         assert any(plot.startswith(f"plots/{name}") for plot in shown), name
+
+
+def test_status_tells_how_fresh_and_whole_the_data_are(looped: Workspace) -> None:
+    lines = [line.split() for line in status.table(status.run(root=looped.root, patience=0)).splitlines()]
+    for source in SOURCES:
+        report = json.loads((looped.root / f"metrics/validate/{source}.json").read_text())
+        told = next(line for line in lines if line[:1] == [source])
+        failed = report["expectations"]["failed"] or "–"
+        assert told == [source, "2025-04-07T00:00", f"{report['age_h']:.1f}", "h", "older",
+                        f"{report['quarantined']:,}", "of", f"{report['records']:,}", str(failed)]  # fmt: skip
 
 
 def test_an_experiment_runs_aside_and_leaves_the_checkout_as_it_was(looped: Workspace) -> None:

@@ -115,7 +115,8 @@ def test_what_each_method_trains(city: Path) -> None:
         made = finetune(city, "jams", method=method, steps=10, learning_rate=1e-2, **more)
         after = load(made.contents["weights.safetensors"])
         moved = {n for n, w in before.items() if not torch.equal(after[f"backbone.{n}"], w)}
-        assert after.keys() == {*(f"backbone.{n}" for n in before), "head.weight", "head.bias"}
+        dictionary = {f"dictionary.{n}" for n in ("fold", "keys", "labels", "logits")}
+        assert after.keys() == {*(f"backbone.{n}" for n in before), *dictionary, "head.weight", "head.bias"}
         assert made.report["trained_parameters"] < 0.1 * made.report["parameters"]
         if method == "head":
             assert moved == set()

@@ -1,7 +1,8 @@
 """Which characters of a message speak for its class, or for the phrase that is surest in it: a weight a code point.
 
 The network's part by integrated gradients (Sundararajan et al., 2017) from the mean token to the message's own; the
-bags of words are linear up to their length, and each run's share is spread over its tokens. Weights add up to about
+bags of words are linear up to their length, and each run's share is spread over its tokens, as is the dictionary's
+of a phrase. Weights add up to about
 what the message moves the class's logit above the other classes' mean; of a phrase, at its surest token.
 """
 
@@ -24,9 +25,12 @@ def weights(whole: Any, tokenizer: Any, text: str, max_tokens: int, wanted: int)
     """float32 [len(text)] for class number `wanted`; of a message that is too long, zero beyond its first window."""
     read = tokens.windows(tokenizer, text, max_tokens)
     ids, mask = (torch.from_numpy(a[:1]) for a in (read.ids, read.mask))
-    found = _network(whole, ids, mask, wanted)
     if isinstance(whole, model.Classify):
-        found = found + _words(whole, ids, mask, wanted)
+        found = _network(whole, ids, mask, wanted, 0) + _words(whole, ids, mask, wanted)
+    else:
+        with torch.no_grad():
+            surest = int(_margins(whole(ids, mask)[0], mask)[:, wanted].argmax())
+        found = _network(whole, ids, mask, wanted, surest) + _phrase(whole, ids, mask, wanted, surest)
     return spread(found.numpy(), read.offsets[0], len(text))
 
 
@@ -56,25 +60,38 @@ def _letter(character: str) -> bool:
     return character.isalnum() and character < "\u0900"
 
 
-def _network(whole: Any, ids: Tensor, mask: Tensor, wanted: int) -> Tensor:
+def _network(whole: Any, ids: Tensor, mask: Tensor, wanted: int, row: int) -> Tensor:
+    """What the correction gives to the logit in `row`: a message's only one, or a token's."""
     table: Tensor = whole.backbone.encoder.get_input_embeddings().weight.detach()
     vectors, base = table[ids], table.mean(0)
     total = torch.zeros_like(vectors)
-    surest = 0 if isinstance(whole, model.Classify) else int(_margins(whole, vectors, mask)[:, wanted].argmax())
     for i in range(STEPS):
         at = (base + (i + 0.5) / STEPS * (vectors - base)).requires_grad_()
-        score = _margins(whole, at, mask)[surest, wanted]
+        logits = whole.correct(whole.backbone.embedded(at, mask), mask)
+        score = _margins(logits if logits.ndim == 2 else logits[0], mask)[row, wanted]
         total += torch.autograd.grad(score, at)[0] / STEPS
     return ((vectors - base) * total).sum(-1)[0].detach()
 
 
-def _margins(whole: Any, vectors: Tensor, mask: Tensor) -> Tensor:
-    """Logits above their mean: [1, C] of a message, [L, C] of its tokens, -inf beyond its end."""
-    hidden = whole.backbone.embedded(vectors, mask)
-    message = isinstance(whole, model.Classify)
-    logits = whole.correct(hidden, mask) if message else whole.head(hidden)[0]
-    margins: Tensor = logits - logits.mean(-1, keepdim=True)
-    return margins if message else margins.masked_fill(~mask[0].bool()[:, None], -torch.inf)
+def _margins(logits: Tensor, mask: Tensor) -> Tensor:
+    """Logits above their mean, of a message [1, C], or of its tokens [L, C]: -inf beyond its end."""
+    margins = logits - logits.mean(-1, keepdim=True)
+    return margins if len(logits) == 1 else margins.masked_fill(~mask[0].bool()[:, None], -torch.inf)
+
+
+@torch.no_grad()
+def _phrase(whole: Any, ids: Tensor, mask: Tensor, wanted: int, surest: int) -> Tensor:
+    """What the dictionary gives, spread over the phrase's tokens where it found one, else at the token."""
+    said = whole.dictionary.said(ids, mask)[0]
+    margin = _margins(whole.before(ids, mask)[0], mask)[surest, wanted]
+    first, last = surest, surest + 1
+    while said[first] and not said[first] % 2:  # goes on with what began before
+        first -= 1
+    while last < len(said) and said[last] and not said[last] % 2:
+        last += 1
+    out = torch.zeros(len(said))
+    out[first:last] = margin / (last - first)
+    return out
 
 
 @torch.no_grad()

@@ -110,10 +110,13 @@ class Lessons:
         )
         arrays = {"values": ids, "mask": mask, "truth": truth}
         if truth.ndim == 2:
+            prior = np.zeros((*ids.shape, 1 + 2 * len(self.items.names)), np.float32)
             for i, row in enumerate(rows):
                 truth[i, : len(self.truth[row])] = self.truth[row]
-        elif self.prior:
-            arrays["prior"] = np.stack([self.prior[int(i)] for i in rows])
+                prior[i, : len(self.truth[row])] = self.prior[int(row)]
+        else:
+            prior = np.stack([self.prior[int(i)] for i in rows])
+        arrays["prior"] = prior
         told = {k: torch.from_numpy(np.ascontiguousarray(v[part::parts])) for k, v in arrays.items()}
         return {**told, "name": f"message {self.items.columns['id'][self.item[rows[0]]]}"}
 

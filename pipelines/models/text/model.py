@@ -1,4 +1,5 @@
-"""A task's model of messages: what bags of words say, and what the backbone and a head that begins with nothing add."""
+"""A task's model of messages: what bags of words or a dictionary say, and what the backbone and a head that begins with
+nothing add."""
 
 from typing import Any
 
@@ -6,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.models.text.backbone import Backbone
+from pipelines.models.text.dictionary import Dictionary
 
 DROPOUT = 0.1
 
@@ -39,19 +41,29 @@ class Classify(nn.Module):
 
 
 class Tag(nn.Module):
-    """`ids`, `mask` [B, L] → each token's logits [B, L, C]."""
+    """`ids`, `mask` [B, L] → each token's logits [B, L, C]: the dictionary's, and the correction by the token."""
 
     def __init__(self, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.backbone = backbone
+        self.dictionary = Dictionary(backbone.encoder.config.vocab_size, classes)
         self.head = nn.Linear(backbone.width, classes)
         self.drop = nn.Dropout(DROPOUT)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, ids: Tensor, mask: Tensor, prior: Tensor | None = None) -> Tensor:
-        logits: Tensor = self.head(self.drop(self.backbone(ids, mask)))
+    def before(self, ids: Tensor, mask: Tensor) -> Tensor:
+        logits: Tensor = self.dictionary(ids, mask)
         return logits
+
+    def correct(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.drop(hidden))
+        return logits
+
+    def forward(self, ids: Tensor, mask: Tensor, prior: Tensor | None = None) -> Tensor:
+        """prior: logits in place of the dictionary's own."""
+        prior = self.before(ids, mask) if prior is None else prior
+        return prior + self.correct(self.backbone(ids, mask), mask)
 
 
 class Served(nn.Module):

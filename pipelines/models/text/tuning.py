@@ -52,7 +52,7 @@ def finetune(key: str, task: Task, joined: Path, backbone: Path | None, init: Pa
         base.load_state_dict(load_file(folder / "weights.safetensors"))
     else:
         base.words.learn((lessons.rows[i] for i in lessons.new), tokenizer)
-    chosen = _start(whole, lessons, settings.labels >= 1, init is not None) if task.objective == "classify" else None
+    chosen = _start(whole, lessons, tokenizer, settings.labels >= 1, init is not None)
     tuning = Tuning.apply(whole, settings, init is not None)
     weigh = torch.from_numpy(_weights(lessons, 1 + 2 * len(names) if task.objective == "tag" else len(names)))
 
@@ -144,29 +144,29 @@ def _load(whole: nn.Module, init: Path, lessons: Lessons, names: list[str]) -> N
         raise UserError(f"{where}: the bundle's weights are not this task's: {what}") from None
 
 
-def _start(whole: Any, lessons: Lessons, all_labels: bool, started: bool) -> dict[str, float] | None:
+@torch.no_grad()
+def _start(whole: Any, lessons: Lessons, tokenizer: Any, all_labels: bool, started: bool) -> dict[str, float] | None:
     """Fit the prior, unless a bundle gone on from has one; keep what it says of messages that it was fitted without.
 
     Where few labels are to be learnt from, the validation's are not learnt from either.
     """
-    words = whole.backbone.words
-    if started:
-        with torch.no_grad():
-            for i in (*lessons.new, *lessons.old, *lessons.held):
-                row = torch.from_numpy(lessons.rows[i])[None]
-                lessons.prior[int(i)] = whole.before(row, torch.ones_like(row))[0].numpy()
-        return None
-    rows = np.sort(np.concatenate([lessons.new, lessons.held])) if all_labels else lessons.new
-    read = bags(words, [lessons.rows[i] for i in rows])
-    labels = np.array([int(lessons.truth[i]) for i in rows])
-    group = np.array(lessons.items.columns["group"])[lessons.item[rows]]
-    prior = Prior.fit(read, labels, len(lessons.items.names), group)
-    whole.prior.weight.copy_(torch.from_numpy(np.ascontiguousarray(prior.weight.T)))
-    lessons.prior.update(zip(rows.tolist(), prior.apart, strict=True))
-    if not all_labels:
-        rest = bags(words, [lessons.rows[i] for i in lessons.held]) @ prior.weight
-        lessons.prior.update(zip(lessons.held.tolist(), rest.astype(np.float32), strict=True))
-    return prior.chosen
+    every, chosen = np.concatenate([lessons.new, lessons.old, lessons.held]), None
+    if not started:
+        rows = np.sort(np.concatenate([lessons.new, lessons.held])) if all_labels else lessons.new
+        some, truth = [lessons.rows[i] for i in rows], [lessons.truth[i] for i in rows]
+        group = np.array(lessons.items.columns["group"])[lessons.item[rows]]
+        if isinstance(whole, model.Tag):
+            apart = whole.dictionary.learn(some, truth, group, tokenizer)
+        else:
+            prior = Prior.fit(bags(whole.backbone.words, some), np.array(truth), len(lessons.items.names), group)
+            whole.prior.weight.copy_(torch.from_numpy(np.ascontiguousarray(prior.weight.T)))
+            apart, chosen = list(prior.apart), prior.chosen
+        lessons.prior.update(zip(rows.tolist(), apart, strict=True))
+        every = np.setdiff1d(every, rows)
+    for i in every.tolist():
+        row = torch.from_numpy(lessons.rows[i])[None]
+        lessons.prior[i] = whole.before(row, torch.ones_like(row))[0].numpy()
+    return chosen
 
 
 def _weights(lessons: Lessons, classes: int) -> Array:
