@@ -226,6 +226,18 @@ def test_parts_are_changed_as_the_whole_is(rooms: Path) -> None:
         np.testing.assert_allclose([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], box.clamp(0, 32), atol=1.6)
 
 
+def test_parts_of_a_locator_s_batch_are_those_of_the_whole(rooms: Path) -> None:
+    data = Pictures.open(rooms / "data/joined/boxes")
+    lessons = tuning.Lessons.of(toy.task("locate"), data, piece=data.size // 2)
+    whole, parts = lessons.draw(3, 0, 1), [lessons.draw(3, part, 2) for part in range(2)]
+    assert whole["values"].shape[1:] == (data.size // 2, data.size // 2, 3)
+    for name in ("values", "boxes", "classes"):
+        for part, made in enumerate(parts):
+            assert torch.equal(made[name], whole[name][part::2])
+    assert not torch.equal(whole["values"], lessons.draw(4, 0, 1)["values"])
+    assert all(batch["values"].shape[1] == data.size for batch in lessons.held()), "judged by whole pictures"
+
+
 def test_few_labels_scratch_and_going_on(rooms: Path, tmp_path: Path) -> None:
     data = Pictures.open(rooms / "data/joined/label")
     rows = data.few(data.rows("train"), 10, 0)

@@ -18,6 +18,9 @@ from pipelines.models.image.backbones import Config, Eye
 
 SMOOTH = 0.1
 """Label smoothing (Szegedy et al., 2016)."""
+PIECE, LEAST = 0.6, 64
+"""Of a picture's side that a convolutional locator learns from at once, and pixels at least: things are seen oftener,
+and the street less. It answers of whole pictures all the same."""
 Batch = dict[str, Any]
 
 
@@ -37,6 +40,11 @@ class Model(nn.Module):
     def see(self, pixels: Tensor) -> Tensor:
         """uint8 [B, S, S, 3], or floats of 0..255, as the backbone expects them."""
         return backbones.normalise(backbones.floats(pixels), self.config)
+
+    @property
+    def piece(self) -> int:
+        """Pixels of a side that a locator learns from at once; 0: it locates nothing."""
+        return 0
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -102,6 +110,13 @@ class Locator(Model):
         self.backbone = eye
         self.head = locate.Head(eye, classes)
 
+    @property
+    def piece(self) -> int:
+        if self.backbone.kind != "resnet":  # a ViT knows its squares by their places
+            return self.side
+        coarsest = self.backbone.shapes[-1][1]
+        return min(self.side, max(LEAST, round(PIECE * self.side / coarsest) * coarsest))
+
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         seen, boxes, classes = _learning(self, batch)
         heat, sides = self.head(self.backbone.maps(seen))
@@ -128,6 +143,10 @@ class Detector(Model):
         if state is not None:
             own = self.net.state_dict()
             self.net.load_state_dict(own | {k: v for k, v in state.items() if k in own and v.shape == own[k].shape})
+
+    @property
+    def piece(self) -> int:
+        return self.side
 
     @property
     def backbone(self) -> Eye:  # type: ignore[override]

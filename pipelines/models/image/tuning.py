@@ -19,6 +19,7 @@ from pipelines.models import lit
 from pipelines.models.image import export, models
 from pipelines.models.image.backbones import Config
 from pipelines.models.image.pictures import Pictures, digest, shuffled
+from pipelines.models.image.pieces import Pieces
 from pipelines.models.made import Tuned
 from pipelines.models.tuning import Tuning
 
@@ -44,7 +45,7 @@ def finetune(key: str, task: Task, joined: Path, backbone: Path | None, init: Pa
     if init:
         _load(model, state)
     tuning = Tuning.apply(model, settings, init is not None)
-    lessons = Lessons.of(task, data, _since(init))
+    lessons = Lessons.of(task, data, _since(init), model.piece)
     if isinstance(model, models.Classifier):
         model.weights = balance(data.classes[lessons.new], len(data.names))
 
@@ -144,10 +145,14 @@ class Lessons:
     data: Pictures
     new: Array
     old: Array
+    pieces: Pieces | None = None
+    """What a locator learns from."""
 
     @classmethod
-    def of(cls, task: Task, data: Pictures, since: str | None = None) -> "Lessons":
-        """Raises UserError when there is nothing to learn from, or nothing to replay."""
+    def of(cls, task: Task, data: Pictures, since: str | None = None, piece: int = 0) -> "Lessons":
+        """piece: pixels of a side that a locator learns from at once.
+
+        Raises UserError when there is nothing to learn from, or nothing to replay."""
         rows, settings = data.rows("train"), task.finetune
         if task.objective == "classify":
             rows = rows[data.classes[rows] >= 0]
@@ -160,7 +165,8 @@ class Lessons:
             raise UserError(f"{data.folder}: no picture to learn from; move the source's validation_from")
         if settings.replay and not len(old):
             raise UserError("finetune.replay: no training picture lies before what finetune.init was trained until")
-        return cls(task, data, data.few(new, settings.labels, settings.seed), old)
+        new = data.few(new, settings.labels, settings.seed)
+        return cls(task, data, new, old, Pieces.of(*data.boxes, new, piece) if piece else None)
 
     def draw(self, step: int, part: int, parts: int) -> dict[str, Any]:
         """See `lit.Draw`."""
@@ -169,10 +175,21 @@ class Lessons:
         if settings.replay and size > 1:
             again = min(max(1, round(settings.replay * size)), size - 1)
         rows = shuffled(self.new, settings.seed, step * (size - again), size - again)
+        rng = np.random.default_rng([settings.seed, step])
+        seed, box = int(rng.integers(2**31)), np.full(size, -1)
+        if self.pieces:
+            rows, box[: size - again] = self.pieces.choose(rows, rng)
         if again:
             rows = np.concatenate([rows, shuffled(self.old, settings.seed, step * again, again)])
-        seed = int(np.random.default_rng([settings.seed, step]).integers(2**31))
-        return self._batch(rows, seed, part, parts)
+        batch = self._batch(rows, seed, part, parts)
+        if self.pieces:
+            cuts = (
+                self.pieces.cut(self.data.pixels[rows[i]], rows[i], box[i], np.random.default_rng([seed, i]))
+                for i in range(part, size, parts)
+            )
+            made = (torch.from_numpy(np.stack(column)) for column in zip(*cuts, strict=True))
+            batch |= dict(zip(("values", "boxes", "classes"), made, strict=True))
+        return batch
 
     def held(self) -> list[dict[str, Any]]:
         rows = self.data.rows("validation")
