@@ -150,17 +150,23 @@ def retrain(
         click.echo(room.sentence(task, told, changed))
 
 
-@command("cityloop gc --days 30")
+@command("cityloop gc --days 30 --answers 400")
 @click.option("--days", type=click.FloatRange(min=0), default=30, show_default=True, help="Keep what is younger.")
-def gc(root: Path, days: float) -> None:
+@click.option(
+    "--answers", type=click.IntRange(min=1), metavar="DAYS", help="Forget logged answers that are older, in the store."
+)
+def gc(root: Path, days: float, answers: int | None) -> None:
     """Remove old runs and data of theirs in this machine's cache.
 
-    What `live`, a branch, a kept release or a younger run needs stays.
+    What `live`, a branch, a kept release or a younger run needs stays. Answers are kept unless --answers is given; what
+    `cityloop monitor` made of them stays.
     """
     from pipelines.runs import gc as room
 
     removed = room.gc(time.time() - days * DAY_S, root=root)
     click.echo(f"{len(removed.runs)} runs, {removed.files:,} files, {removed.bytes / 1e6:,.1f} MB removed")
+    if answers:
+        click.echo(f"{room.forget(answers, root=root):,} files of answers forgotten")
 
 
 ALL = (deploy, begin, plan, run_stage, merge_run, run, retrain, gc)

@@ -22,7 +22,6 @@ import datetime as dt
 import functools
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,6 @@ FORM = 3
 """Of a day's file. Another number: all is scored again."""
 SENSORS = "sensors"
 Back = Callable[[str, str, str], None]
-DAY = re.compile(r"date=(\d{4}-\d{2}-\d{2})/[^/]+\.parquet$")
 
 
 def run(task: str, until: str | None = None, *, root: Path = Path(), back: Back | None = None) -> dict[str, Any]:
@@ -118,7 +116,7 @@ def _days(room: Room, kept: Kept) -> tuple[dict[str, dict[str, Any]], int]:
     """Every day's file as it should be now, and how many were made again."""
     given: dict[str, dict[str, str]] = {}
     for key, mark in room.store.objects.marks(f"{predictions.FOLDER}/{room.task}").items():
-        if found := DAY.search(key):
+        if found := predictions.DATED.search(key):
             given.setdefault(found[1], {})[key] = mark
     old = {day: _of_form(kept.read(kept.day(day))) for day in kept.days()}
     days, again = {day: told for day, told in old.items() if told and day not in given}, 0

@@ -21,6 +21,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 import secrets
 import threading
 from collections import defaultdict, deque
@@ -43,6 +44,7 @@ Array = np.ndarray[Any, Any]
 FOLDER = "predictions"
 Codes = defaultdict[str, dict[str, int]]
 """Of each column of words, the number of each word."""
+DATED = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/[^/]+\.parquet$")
 REPEATED = ("request_id", "task", "digest", "role", "issued", "sensor", "kind", "time", "step", "class")
 """Columns of few different values."""
 ROW_GROUP = 1 << 16
@@ -280,6 +282,22 @@ def newest(objects: "Objects", task: str) -> dict[str, str] | None:
         return {name: str(told[name]) for name in ("key", "digest", "issued", "until")}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
+
+
+def forget(objects: "Objects", before: str) -> int:
+    """Remove what was answered on days before `before` (ISO date, UTC), of all tasks; returns how many files.
+
+    The newest batch forecast of a task stays, whatever its age.
+    """
+    told = [newest(objects, task) for task in objects.names(FOLDER)]
+    kept = {one["key"] for one in told if one}
+    old = [
+        key for key in objects.find(FOLDER)
+        if (day := DATED.search(key)) and day[1] < before and key not in kept
+    ]  # fmt: skip
+    for key in old:
+        objects.delete(key)
+    return len(old)
 
 
 def _array(column: "pa.ChunkedArray") -> Array:

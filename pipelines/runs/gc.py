@@ -1,5 +1,6 @@
 """Removing what nobody needs any more: refs of runs that are over, and data of theirs in this machine's cache."""
 
+import datetime as dt
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from pipelines.core import log
 from pipelines.core.errors import UserError
 from pipelines.core.paths import Paths
+from pipelines.release import predictions
 from pipelines.release.ledger import Ledger
 from pipelines.release.store import Store
 from pipelines.runs import dvc, lock, workspace
@@ -45,6 +47,12 @@ def gc(before: float, *, root: Path = Path()) -> Removed:
     count, size = _sweep(dvc_folder, _needed(dvc_folder, locks), before)
     log.logger.info("gc: %d runs, %d files of the cache (%.1f MB)", len(runs), count, size / 1e6)
     return Removed(tuple(runs), count, size)
+
+
+def forget(days: int, *, root: Path = Path()) -> int:
+    """Remove from the store the answers of more than `days` days ago (UTC); returns how many files."""
+    before = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=days)
+    return predictions.forget(Store.of(Paths(root)).objects, before.isoformat())
 
 
 def _old_runs(repository: Repository, before: float) -> list[str]:

@@ -403,3 +403,25 @@ def test_a_forecast_that_was_damaged_is_named(predictor: Predictor, tmp_path: Pa
     assert predictions.latest(store, carded.TASK) is None
     (tmp_path / f"predictions/{carded.TASK}/latest.json").write_text("[]")
     assert predictions.latest(store, carded.TASK) is None
+
+
+def test_old_answers_are_forgotten_and_the_latest_forecast_is_not(predictor: Predictor, tmp_path: Path) -> None:
+    store = objects.of(str(tmp_path))
+    for days in range(4):
+        when = ISSUED + np.timedelta64(days, "D")
+        store.put(
+            f"predictions/{carded.TASK}/date={str(when)[:10]}/a-0.parquet",
+            predictions.encode([answered(predictor, issued=when)]),
+        )
+    batch = predictions.publish(store, answered(predictor, role="batch"))
+    store.put("predictions/other/date=2025-04-07/b-0.parquet", b"of another task")
+    store.put("predictions/other/date=2025-04-07/note.txt", b"not ours")
+    assert predictions.forget(store, "2025-04-09") == 3
+    assert set(store.find("predictions")) == {
+        "predictions/other/date=2025-04-07/note.txt",
+        *(f"predictions/{carded.TASK}/date=2025-04-{day}/a-0.parquet" for day in ("09", "10")),
+        batch,
+        f"predictions/{carded.TASK}/latest.json",
+    }
+    assert predictions.latest(store, carded.TASK) is not None
+    assert predictions.forget(store, "2025-04-09") == 0

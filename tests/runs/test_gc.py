@@ -1,5 +1,6 @@
 """What nobody needs goes; what live, a branch, a release, a young run or the checkout needs stays."""
 
+import datetime as dt
 import json
 import time
 from pathlib import Path
@@ -9,8 +10,10 @@ from test_run import fresh_clone
 from toy import Toy
 
 from pipelines.core.errors import UserError
+from pipelines.core.paths import Paths
+from pipelines.release.store import Store
 from pipelines.runs import lock, merge, start, workspace
-from pipelines.runs.gc import gc
+from pipelines.runs.gc import forget, gc
 from pipelines.runs.refs import Home
 
 FUTURE = time.time() + 86400
@@ -110,3 +113,12 @@ def test_a_cache_that_others_may_share_is_left_alone(moved: tuple[Toy, str], tmp
     count = len(list((tmp_path / "shared").rglob("*")))
     assert gc(FUTURE, root=toy.root).files == 0
     assert len(list((tmp_path / "shared").rglob("*"))) == count
+
+
+def test_answers_go_only_by_their_age(tmp_path: Path) -> None:
+    store = Store.of(Paths(tmp_path)).objects
+    today = dt.datetime.now(dt.UTC).date()
+    for age in (0, 399, 402):
+        store.put(f"predictions/air/date={today - dt.timedelta(days=age)}/s-0.parquet", b"answers")
+    assert forget(400, root=tmp_path) == 1
+    assert len(store.find("predictions")) == 2
