@@ -33,7 +33,7 @@ def test_a_piece_holds_what_it_was_cut_about_and_boxes_stay_where_things_are() -
     pieces = Pieces.of(boxes, classes, np.arange(len(pixels)), PIECE)
     rng, places = np.random.default_rng(1), set()
     for row, box in [(r, b) for r in range(len(pixels)) for b in np.flatnonzero(classes[r] >= 0)]:
-        cut, inside, kinds = pieces.cut(pixels[row], row, box, rng)
+        cut, inside, kinds = pieces.piece(pixels[row], row, box, rng)
         assert cut.shape == (PIECE, PIECE, 3)
         fits = (boxes[row, box, 2:] - boxes[row, box, :2]) * SIDE < PIECE - 1
         if fits.all():
@@ -54,7 +54,7 @@ def test_what_is_hardly_in_a_piece_is_not_asked_for() -> None:
     rng, pixels = np.random.default_rng(0), np.zeros((SIDE, SIDE, 3), np.uint8)
     seen = set()
     for _ in range(200):
-        _, inside, kinds = pieces.cut(pixels, 0, -1, rng)
+        _, inside, kinds = pieces.piece(pixels, 0, -1, rng)
         share = (inside[0, 2:] - inside[0, :2]).prod() * PIECE**2 / (0.1 * SIDE) ** 2
         assert (kinds[0] >= 0) == (share >= LEAST)
         seen.add(bool(kinds[0] >= 0))
@@ -85,7 +85,7 @@ def test_without_a_thing_pieces_lie_anywhere_and_whole_pictures_stay_whole() -> 
     assert (chosen == rows).all()
     assert (box == -1).all()
     whole = Pieces.of(boxes, classes, rows, SIDE)
-    cut, inside, kinds = whole.cut(pixels[0], 0, 0, rng)
+    cut, inside, kinds = whole.piece(pixels[0], 0, 0, rng)
     assert (cut == pixels[0]).all()
     assert (inside == boxes[0]).all()
     assert (kinds == classes[0]).all()

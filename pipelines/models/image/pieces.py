@@ -4,6 +4,7 @@ Rare classes come more often than they are there (repeat-factor sampling: Gupta 
 number), and pieces leave most of an empty street out (SNIPER: Singh et al., 2018). What answers sees whole pictures.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,16 @@ class Pieces:
                 rows[i], box[i] = there[rng.integers(len(there))]
         return rows, box
 
-    def cut(self, pixels: Array, row: int, box: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    def cut(self, pixels: Array, rows: Array, box: Array, seed: int, turns: Iterable[int]) -> dict[str, Array]:
+        """Pieces of pictures `rows` of `pixels`, each about its `box`: `values`, `boxes` and `classes`.
+
+        turns: which of the step's pieces these are.
+        """
+        each = zip(rows.tolist(), box.tolist(), turns, strict=True)
+        made = [self.piece(pixels[row], row, b, np.random.default_rng([seed, turn])) for row, b, turn in each]
+        return dict(zip(("values", "boxes", "classes"), map(np.stack, zip(*made, strict=True)), strict=True))
+
+    def piece(self, pixels: Array, row: int, box: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
         """A piece of picture `row` [S, S, 3], that holds `box` as far as it can; its boxes [M, 4] and classes [M]."""
         whole, boxes, classes = len(pixels), self.boxes[row], self.classes[row]
         if self.side == whole:

@@ -181,15 +181,7 @@ class Lessons:
             rows, box[: size - again] = self.pieces.choose(rows, rng)
         if again:
             rows = np.concatenate([rows, shuffled(self.old, settings.seed, step * again, again)])
-        batch = self._batch(rows, seed, part, parts)
-        if self.pieces:
-            cuts = (
-                self.pieces.cut(self.data.pixels[rows[i]], rows[i], box[i], np.random.default_rng([seed, i]))
-                for i in range(part, size, parts)
-            )
-            made = (torch.from_numpy(np.stack(column)) for column in zip(*cuts, strict=True))
-            batch |= dict(zip(("values", "boxes", "classes"), made, strict=True))
-        return batch
+        return self._batch(rows, seed, part, parts, box)
 
     def held(self) -> list[dict[str, Any]]:
         rows = self.data.rows("validation")
@@ -204,14 +196,21 @@ class Lessons:
         rows = self.new[np.linspace(0, len(self.new) - 1, min(len(self.new), SETTLED)).astype(int)]
         return [self._batch(part, 0) for part in np.array_split(rows, -(-len(rows) // 64))]
 
-    def _batch(self, rows: Array, seed: int, part: int = 0, parts: int = 1) -> dict[str, Any]:
-        mine = rows[part::parts]
-        turn = {"seed": seed, "part": part, "parts": parts, "whole": len(rows)}
-        batch = {"values": torch.from_numpy(self.data.pixels[mine]), "turn": turn, "name": f"picture {int(rows[0])}"}
+    def _batch(
+        self, rows: Array, seed: int, part: int = 0, parts: int = 1, box: Array | None = None
+    ) -> dict[str, Any]:  # fmt: skip
+        """box: what to learn from is cut about these boxes of the pictures; without, it is whole pictures."""
+        mine, data = rows[part::parts], self.data
         if self.task.objective == "classify":
-            return {**batch, "truth": torch.from_numpy(self.data.classes[mine])}
-        boxes, classes = self.data.boxes
-        return {**batch, "boxes": torch.from_numpy(boxes[mine]), "classes": torch.from_numpy(classes[mine])}
+            made = {"values": data.pixels[mine], "truth": data.classes[mine]}
+        elif self.pieces and box is not None:
+            made = self.pieces.cut(data.pixels, mine, box[part::parts], seed, range(part, len(rows), parts))
+        else:
+            boxes, classes = data.boxes
+            made = {"values": data.pixels[mine], "boxes": boxes[mine], "classes": classes[mine]}
+        turn = {"seed": seed, "part": part, "parts": parts, "whole": len(rows)}
+        told = {name: torch.from_numpy(array) for name, array in made.items()}
+        return {**told, "turn": turn, "name": f"picture {int(rows[0])}"}
 
 
 @torch.no_grad()
