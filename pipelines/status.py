@@ -82,7 +82,7 @@ def _fresh(city: Params, paths: Paths, source: str) -> dict[str, Any]:
     found: dict[str, Any] = {"window_until": city.window[source].isoformat() if source in city.window else None}
     if report.is_file():
         told = files.read_json(report)
-        found |= {k: told[k] for k in ("age_h", "expectations", "quarantined", "records")}
+        found |= {k: told[k] for k in ("age_h", "expectations", "quarantined", "records") if k in told}
     return found
 
 
@@ -128,8 +128,8 @@ def table(told: dict[str, Any]) -> str:
     for name, source in told["sources"].items():
         if "records" in source:
             counts = f"{source['quarantined']:,} of {source['records']:,}"
-            age = f"{source['age_h']:.1f} h older" if source["age_h"] is not None else "–"
-            said = f"{age:<12} {counts:<23} {source['expectations']['failed'] or '–'}"
+            age = f"{source['age_h']:.1f} h older" if source.get("age_h") is not None else "–"
+            said = f"{age:<12} {counts:<23} {source.get('expectations', {}).get('failed') or '–'}"
         else:
             said = "not validated yet"
         lines.append(f"{name:<20} {(source['window_until'] or '–')[:16]:<22} {said}")

@@ -135,7 +135,8 @@ def test_status_tells_how_fresh_and_whole_the_data_are(looped: Workspace) -> Non
         report = json.loads((looped.root / f"metrics/validate/{source}.json").read_text())
         told = next(line for line in lines if line[:1] == [source])
         failed = report["expectations"]["failed"] or "–"
-        assert told == [source, "2025-04-07T00:00", f"{report['age_h']:.1f}", "h", "older",
+        until = yaml.safe_load((looped.root / "window.yaml").read_text())[source]
+        assert told == [source, f"{until}T00:00", f"{report['age_h']:.1f}", "h", "older",
                         f"{report['quarantined']:,}", "of", f"{report['records']:,}", str(failed)]  # fmt: skip
 
 
