@@ -104,7 +104,7 @@ def die_at(number: int, kind: str, root: Path) -> list[str]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["promoted", "pipelines.promote", "mlflow.pyfunc", "mlflow.tracking"])
     mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_until, args=(number, kind, root, theirs))
+    process = context.Process(target=_until, args=(number, kind, root, theirs, dict(os.environ)))
     process.start()
     theirs.close()
     steps = []
@@ -113,10 +113,14 @@ def die_at(number: int, kind: str, root: Path) -> list[str]:
             steps.append(mine.recv())
     except EOFError:
         process.join()
+    assert process.exitcode == -signal.SIGKILL, "it ended before"
     return steps
 
 
-def _until(number: int, kind: str, root: Path, told: Any) -> None:
+def _until(number: int, kind: str, root: Path, told: Any, environ: dict[str, str]) -> None:
+    """environ: ours; the server that forks has that of when another test first asked it."""
+    os.environ.clear()
+    os.environ.update(environ)
     from pipelines import promote
 
     def tell(self: Any, step: str, _steps: list[str] = []) -> None:  # noqa: B006 (counts on purpose)
