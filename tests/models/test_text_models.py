@@ -138,7 +138,7 @@ def test_few_labels_scratch_and_going_on(city: Path, topics: Any, tmp_path: Path
         finetune(city, init=lay(tmp_path / "other", topics.contents, {**late, "names": ["a"]}))
 
 
-def test_jams_are_found_where_they_are(city: Path) -> None:
+def test_jams_are_found_where_they_are_and_explained_by_them(city: Path, tmp_path: Path) -> None:
     made = finetune(city, "jams", steps=150, learning_rate=1e-3)
     tokenizer, ask = tokens.load(made.contents["tokenizer.json"]), export.session(made.contents["model.onnx"])
     rows = [r for r in texts.read_rows(city / "data/joined/jams") if r["split"] == "test"]
@@ -149,6 +149,15 @@ def test_jams_are_found_where_they_are(city: Path) -> None:
         hits, wanted = hits + len(true & {(s["start"], s["end"]) for s in found}), wanted + len(true)
     assert wanted >= 3
     assert hits >= 0.75 * wanted
+    whole = tuning.load(lay(tmp_path, made.contents, made.config)).model
+    row = next(r for r in rows if r["spans"])
+    ids, mask = (torch.from_numpy(a) for a in tokens.encode(tokenizer, [row["text"]], made.config["max_tokens"]))
+    assert (whole.dictionary.said(ids, mask) > 0).any(), "a phrase that it knows"
+    (found,) = explain.of_texts(whole, tokenizer, [row["text"]], made.config["max_tokens"])
+    inside = np.zeros(len(row["text"]), bool)
+    for span in row["spans"]:
+        inside[span["start"] : span["end"]] = True
+    assert found[inside].mean() > 3 * abs(found[~inside].mean())
 
 
 def test_explanations_point_at_the_words_that_matter(topics: Any, tmp_path: Path) -> None:

@@ -152,7 +152,8 @@ class Lessons:
     def of(cls, task: Task, data: Pictures, since: str | None = None, piece: int = 0) -> "Lessons":
         """piece: pixels of a side that a locator learns from at once.
 
-        Raises UserError when there is nothing to learn from, or nothing to replay."""
+        Raises UserError when there is nothing to learn from, or nothing to replay.
+        """
         rows, settings = data.rows("train"), task.finetune
         if task.objective == "classify":
             rows = rows[data.classes[rows] >= 0]

@@ -1,9 +1,9 @@
 """Which characters of a message speak for its class, or for the phrase that is surest in it: a weight a code point.
 
 The network's part by integrated gradients (Sundararajan et al., 2017) from the mean token to the message's own; the
-bags of words are linear up to their length, and each run's share is spread over its tokens, as is the dictionary's
-of a phrase. Weights add up to about
-what the message moves the class's logit above the other classes' mean; of a phrase, at its surest token.
+bags of words are linear up to their length, and each run's share is spread over its tokens, as is the dictionary's of a
+phrase. Weights add up to about what the message moves the class's logit above the other classes' mean; of a phrase, at
+its surest token.
 """
 
 from collections.abc import Sequence
